@@ -1,0 +1,64 @@
+"""Native code from anywhere: the hinge between whatever compiles and the emulator that judges it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.isa.verified import Verified
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """One native function: `offset` and `size` in bytes from the image's base; `subprog` is its index in the Prog."""
+
+    name: str
+    offset: int
+    size: int
+    subprog: int
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Native code, ready to run at `base`. The first symbol is the main prog.
+
+    `insn_offsets[i]` is the byte offset of the first native insn of rewritten insn `i`; the second slot of an
+    LD_IMM64 has the offset of the insn after it. `landing_pads`: the code was built for BTI (arm64) or IBT (x86-64).
+    """
+
+    arch: str
+    base: int
+    code: bytes
+    symbols: tuple[Symbol, ...]
+    insn_offsets: tuple[int, ...]
+    landing_pads: bool
+
+    def insn_at(self, offset: int) -> int | None:
+        """The rewritten insn whose native code covers `offset`, or None in a prologue, an epilogue or outside."""
+        best: int | None = None
+        for index, start in enumerate(self.insn_offsets):
+            if start <= offset and (best is None or start >= self.insn_offsets[best]):
+                best = index
+        inside = any(s.offset <= offset < s.offset + s.size for s in self.symbols)
+        return best if inside else None
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where an image will lie, and where the functions outside it are: helpers and kfuncs by name."""
+
+    base: int
+    externs: Mapping[str, int]
+
+
+class CompileError(Exception):
+    """A program that this compiler cannot translate; the message says which insn and why."""
+
+
+class Compiler(Protocol):
+    """Anything that turns a verified program into an Image."""
+
+    arch: str
+
+    def compile(self, verified: Verified, addresses: Addresses) -> Image:
+        """Native code for `addresses`. Raises CompileError."""
+        ...

@@ -1,0 +1,30 @@
+"""What a program may call besides its own subprogs: helpers by id. kfuncs come with the case that calls them."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from harness.isa.proto import Proto, parse_proto
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A helper function. Linux include/uapi/linux/bpf.h, ___BPF_FUNC_MAPPER."""
+
+    id: int
+    proto: Proto
+
+    @property
+    def name(self) -> str:
+        """The name that assembly may use for the id."""
+        return self.proto.name
+
+
+HELPERS: Final = {
+    number: Helper(number, parse_proto(text))
+    for number, text in (
+        (5, "u64 bpf_ktime_get_ns(void)"),
+        (7, "u32 bpf_get_prandom_u32(void)"),
+        (8, "u32 bpf_get_smp_processor_id(void)"),
+    )
+}
+HELPERS_BY_NAME: Final = {helper.name: helper for helper in HELPERS.values()}
