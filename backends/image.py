@@ -57,7 +57,10 @@ class CompileError(Exception):
 class Compiler(Protocol):
     """Anything that turns a verified program into an Image."""
 
-    arch: str
+    @property
+    def arch(self) -> str:
+        """`arm64` or `x86_64`."""
+        ...
 
     def compile(self, verified: Verified, addresses: Addresses) -> Image:
         """Native code for `addresses`. Raises CompileError."""

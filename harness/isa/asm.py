@@ -319,6 +319,7 @@ class _Assembler:
             self._emit(line, Insn(op.LDX.code | size.code | op.MODE_MEM, dst, base, off))
         elif line.peek() == "-" and _REG.match(line.peek(1)):
             line.take()
+            column = line.column()
             if line.reg() != (dst, bits):
                 raise line.fail(column, "a negation names one register twice")
             self._emit(line, _encode_alu(op.NEG, bits, dst, Imm(0)))

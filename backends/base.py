@@ -1,0 +1,125 @@
+"""What every back end takes and gives: a Job in, an Outcome out."""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from backends.calls import Body
+from backends.image import Image
+from harness.isa.insn import Prog
+from harness.isa.verified import Verified
+
+CTX_BASE: Final = 0x2000_0000  # where every engine of the suite puts the context, so that pointers to it compare equal
+
+
+@dataclass(frozen=True, slots=True)
+class StackRef:
+    """A pointer into a BPF stack, free of engine addresses: `off` bytes from R10 of the `activation`-th call (0 is main)."""
+
+    activation: int
+    off: int
+
+    def __str__(self) -> str:
+        return f"r10{self.off:+} of call {self.activation}" if self.activation else f"r10{self.off:+} of main"
+
+
+Value = int | StackRef
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call as it was made: the insn (of the program as loaded), the callee, and its arguments as 64-bit values.
+
+    For a callee without a prototype the arguments are R1-R5 as far as it reads them; None marks one it does not read.
+    """
+
+    insn: int
+    callee: str
+    is_subprog: bool
+    args: tuple[Value | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: `check` is its id; `insn` is of the program as loaded; `offset` is in bytes from the image's base."""
+
+    check: str
+    message: str
+    insn: int | None = None
+    offset: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameView:
+    """Registers and outgoing stack at one call, for reports: (name, value) pairs, and (offset from SP, value) pairs."""
+
+    call: int
+    callee: str
+    regs: tuple[tuple[str, int], ...]
+    stack: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run that was made. `retval` is None where it did not return; `memory` is the context afterwards."""
+
+    retval: int | None
+    memory: bytes
+    calls: tuple[Call, ...]
+    violations: tuple[Violation, ...] = ()
+    frames: tuple[FrameView, ...] = ()
+    image: Image | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """The back end says that it cannot run this program, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The back end failed at its own work: it crashed, hung, or gave what cannot be read."""
+
+    reason: str
+
+
+Outcome = Ran | Unsupported | Died
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedPlace:
+    """A place typed by hand in a case: argument `param` of `callee` is at `where` on `arch`."""
+
+    arch: str
+    callee: str
+    param: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One program to run. `reference` is what the interpreter made of it; None for the interpreter itself."""
+
+    prog: Prog
+    verified: Verified
+    ctx: bytes
+    bodies: tuple[Body, ...]
+    places: tuple[ExpectedPlace, ...] = ()
+    reference: Ran | None = None
+    detail: bool = False  # keep registers and stack at every call
+
+    def body(self, name: str) -> Body:
+        """The kfunc of this name."""
+        return next(body for body in self.bodies if body.proto.name == name)
+
+
+class Backend(Protocol):
+    """Whatever runs programs. `features` are the words a case's `needs` may ask for."""
+
+    name: str
+    features: frozenset[str]
+
+    def run(self, job: Job) -> Outcome:
+        """Runs an accepted program."""
+        ...

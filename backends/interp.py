@@ -1,0 +1,241 @@
+"""The interpreter: runs the table's `sem`; the reference for values and for the call trace."""
+
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+from backends.base import CTX_BASE, Call, Job, Outcome, Ran, StackRef, Value, Violation
+from backends.calls import HELPER_RESULTS, as_type, result_of
+from backends.liveness import args_read
+from harness.isa import opcodes as op
+from harness.isa.calls import HELPERS
+from harness.isa.insn import (
+    Alu,
+    Branch,
+    CallHelper,
+    CallKfunc,
+    CallSubprog,
+    Exit,
+    Goto,
+    Hole,
+    Imm,
+    LdImm64,
+    Load,
+    LoadArg,
+    Src,
+    Store,
+    StoreArg,
+    Undefined,
+)  # fmt: skip
+from harness.isa.proto import Proto
+
+MAX_STEPS: Final = 1_000_000
+STACK_BASE: Final = 0x7E57_0000_0000  # far from every constant that cases use
+FRAME_STRIDE: Final = 0x1000  # so that one frame's overflow is not another's data
+FRAME_BYTES: Final = 512
+MAX_FRAMES: Final = 32
+FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
+
+
+class _FaultError(Exception):
+    """The program did what it must not; the verifier should have refused it."""
+
+    def __init__(self, check: str, message: str) -> None:
+        super().__init__(message)
+        self.check = check
+
+
+@dataclass(slots=True)
+class _Frame:
+    """One activation. A register or slot that holds nothing is None: reading it is a fault."""
+
+    activation: int
+    return_to: int
+    regs: list[int | None]
+    incoming: list[int | None]
+    outgoing: list[int | None] = field(default_factory=lambda: [None] * op.MAX_STACK_ARGS)
+    memory: bytearray = field(default_factory=lambda: bytearray(b"\xa5" * FRAME_BYTES))
+
+    @property
+    def fp(self) -> int:
+        return _fp_of(self.activation)
+
+
+def _fp_of(activation: int) -> int:
+    return STACK_BASE + activation * FRAME_STRIDE + FRAME_BYTES
+
+
+def normalise(value: int) -> Value:
+    """A stack address as a StackRef; every other value as it is."""
+    activation, at = divmod(value - STACK_BASE, FRAME_STRIDE)
+    if value >= STACK_BASE and activation < MAX_STEPS and at <= FRAME_BYTES:
+        return StackRef(activation, at - FRAME_BYTES)
+    return value
+
+
+class _Machine:
+    """One run of one program."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.ctx = bytearray(job.ctx)
+        self.calls: list[Call] = []
+        self.activations = 1
+        main_regs: list[int | None] = [None, CTX_BASE, *[None] * 8, _fp_of(0)]
+        self.frames = [_Frame(0, -1, main_regs, [None] * op.MAX_STACK_ARGS)]
+        self.pc = 0
+
+    def run(self) -> Ran:
+        violations: tuple[Violation, ...] = ()
+        retval: int | None = None
+        try:
+            retval = self._loop()
+        except _FaultError as fault:
+            violations = (Violation(fault.check, str(fault), self.pc),)
+        return Ran(retval, bytes(self.ctx), tuple(self.calls), violations)
+
+    def _loop(self) -> int:
+        ops = self.job.prog.ops
+        for _ in range(MAX_STEPS):
+            if not 0 <= self.pc < len(ops):
+                raise _FaultError("MEM", f"execution ran out of the program at insn {self.pc}")
+            match ops[self.pc]:
+                case Exit():
+                    result = self._read(0)
+                    done = self.frames.pop()
+                    if not self.frames:
+                        return result
+                    self._clobber(result)
+                    self.pc = done.return_to
+                case typed:
+                    self._step(typed)
+        raise _FaultError("END", f"still running after {MAX_STEPS} insns")
+
+    @property
+    def top(self) -> _Frame:
+        return self.frames[-1]
+
+    def _read(self, reg: int) -> int:
+        value = self.top.regs[reg] if reg < len(self.top.regs) else None
+        if value is None:
+            raise _FaultError("MEM", f"R{reg} is read and holds nothing")
+        return value
+
+    def _src(self, src: Src) -> int:
+        return src.value & op.MASK64 if isinstance(src, Imm) else self._read(src.n)
+
+    def _step(
+        self,
+        typed: Alu | LdImm64 | Load | Store | LoadArg | StoreArg | Goto | Branch | CallHelper | CallSubprog
+        | CallKfunc | Hole | Undefined,
+    ) -> None:  # fmt: skip
+        regs, following = self.top.regs, self.pc + 1
+        match typed:
+            case Alu():
+                dst = 0 if typed.op is op.MOV else self._read(typed.dst)
+                mask = (1 << typed.bits) - 1
+                regs[typed.dst] = typed.op.sem(dst & mask, self._src(typed.src) & mask, typed.bits) & mask
+            case LdImm64():
+                regs[typed.dst], following = typed.value, self.pc + 2
+            case Load():
+                at, memory = self._memory(self._read(typed.base) + typed.off, typed.size.bytes)
+                regs[typed.dst] = int.from_bytes(memory[at : at + typed.size.bytes], "little")
+            case Store():
+                raw = (self._src(typed.src) & op.MASK64).to_bytes(8, "little")[: typed.size.bytes]
+                at, memory = self._memory(self._read(typed.base) + typed.off, typed.size.bytes)
+                memory[at : at + typed.size.bytes] = raw
+            case LoadArg():
+                if not 0 <= typed.slot < op.MAX_STACK_ARGS:
+                    raise _FaultError("MEM", f"there is no stack argument at r11+{typed.off}")
+                regs[typed.dst] = self.top.incoming[typed.slot]
+            case StoreArg():
+                if not 0 <= typed.slot < op.MAX_STACK_ARGS:
+                    raise _FaultError("MEM", f"there is no stack argument at r11{typed.off}")
+                self.top.outgoing[typed.slot] = self._src(typed.src)
+            case Goto():
+                following += typed.off
+            case Branch():
+                mask = (1 << typed.bits) - 1
+                taken = typed.op.holds(self._read(typed.dst) & mask, self._src(typed.src) & mask, typed.bits)
+                following += typed.off if taken else 0
+            case CallHelper():
+                self._call_helper(typed)
+            case CallKfunc():
+                self._call_kfunc(typed)
+            case CallSubprog():
+                following = self._enter(self.pc + 1 + typed.off)
+            case Hole() | Undefined():
+                raise _FaultError("MEM", "this is no insn")
+            case _:
+                assert_never(typed)
+        self.pc = following
+
+    def _memory(self, address: int, size: int) -> tuple[int, bytearray]:
+        """(offset, buffer) of an access that lies wholly inside the context or a live frame."""
+        address &= op.MASK64
+        if address >= CTX_BASE and address + size <= CTX_BASE + len(self.ctx):
+            return address - CTX_BASE, self.ctx
+        for frame in self.frames:
+            if frame.fp - FRAME_BYTES <= address and address + size <= frame.fp:
+                return address - (frame.fp - FRAME_BYTES), frame.memory
+        raise _FaultError("MEM", f"{size} bytes at {address:#x} are neither context nor a live frame")
+
+    def _clobber(self, result: int) -> None:
+        self.top.regs[:6] = [result, None, None, None, None, None]
+        self.top.outgoing = [None] * op.MAX_STACK_ARGS
+
+    def _call_helper(self, typed: CallHelper) -> None:
+        helper = HELPERS.get(typed.id)
+        if helper is None:
+            raise _FaultError("MEM", f"there is no helper {typed.id}")
+        self.calls.append(Call(self.pc, helper.name, False, ()))
+        self._clobber(HELPER_RESULTS[helper.name])
+
+    def _arg(self, index: int) -> int | None:
+        return self.top.regs[index + 1] if index < op.MAX_REG_ARGS else self.top.outgoing[index - op.MAX_REG_ARGS]
+
+    def _args(self, proto: Proto) -> list[int]:
+        values: list[int] = []
+        for index, param in enumerate(proto.params):
+            value = self._arg(index) if index < op.MAX_ARGS else None
+            if value is None:
+                raise _FaultError("ABI-ARG", f"argument {index + 1} `{param.name}` of {proto.name} was never set")
+            values.append(value)
+        return values
+
+    def _call_kfunc(self, typed: CallKfunc) -> None:
+        proto = self.job.prog.kfunc(typed.btf_id)
+        if proto is None:
+            raise _FaultError("MEM", f"there is no kfunc {typed.btf_id}")
+        args = self._args(proto)
+        self.calls.append(Call(self.pc, proto.name, False, tuple(normalise(value) for value in args)))
+        seen = [as_type(value, param.type) for value, param in zip(args, proto.params, strict=True)]
+        self._clobber(result_of(self.job.body(proto.name), seen))
+
+    def _enter(self, target: int) -> int:
+        """Pushes the callee's frame; gives the insn to go on at."""
+        index = self.job.prog.subprog_at(target)
+        if index is None or len(self.frames) >= MAX_FRAMES:
+            raise _FaultError("MEM", f"a call to insn {target}: no subprog starts there, or the call stack is too deep")
+        subprog = self.job.prog.subprogs[index]
+        if subprog.proto is None:
+            read = args_read(self.job.prog, index)
+            values = [self._arg(i) if i + 1 in read else None for i in range(op.MAX_REG_ARGS)]
+        else:
+            count = len(subprog.proto.params)
+            values = [self._arg(i) for i in range(min(count, op.MAX_ARGS))]
+        self.calls.append(Call(self.pc, subprog.name, True, tuple(v if v is None else normalise(v) for v in values)))
+        regs = [None, *self.top.regs[1:6], None, None, None, None, _fp_of(self.activations)]
+        self.frames.append(_Frame(self.activations, self.pc + 1, regs, self.top.outgoing))
+        self.activations += 1
+        return target
+
+
+class Interpreter:
+    """The back end `interp`."""
+
+    name = "interp"
+    features = FEATURES
+
+    def run(self, job: Job) -> Outcome:
+        """Runs the program as loaded, before the verifier's rewrites."""
+        return _Machine(job).run()

@@ -1,0 +1,89 @@
+"""Which of R1-R5 a subprog without a prototype reads as arguments."""
+
+from harness.isa.insn import (
+    Alu,
+    Branch,
+    CallHelper,
+    CallKfunc,
+    CallSubprog,
+    Exit,
+    Goto,
+    LdImm64,
+    Load,
+    LoadArg,
+    Op,
+    Prog,
+    Reg,
+    Store,
+    StoreArg,
+)  # fmt: skip
+from harness.isa.opcodes import MOV
+
+_SCRATCH = frozenset(range(1, 6))
+
+
+def _reads_writes(prog: Prog, index: int, typed: Op) -> tuple[frozenset[int], frozenset[int]]:
+    """Registers that an insn reads, and those it overwrites. A call to a subprog without prototype reads what it reads."""
+    src = (
+        frozenset({typed.src.n})
+        if isinstance(typed, Alu | Store | StoreArg | Branch) and isinstance(typed.src, Reg)
+        else frozenset[int]()
+    )
+    match typed:
+        case Alu():
+            return (src if typed.op is MOV else src | {typed.dst}), frozenset({typed.dst})
+        case LdImm64() | LoadArg():
+            return frozenset(), frozenset({typed.dst})
+        case Load():
+            return frozenset({typed.base}), frozenset({typed.dst})
+        case Store():
+            return src | {typed.base}, frozenset()
+        case StoreArg():
+            return src, frozenset()
+        case Branch():
+            return src | {typed.dst}, frozenset()
+        case CallHelper():
+            return frozenset(), _SCRATCH | {0}
+        case CallKfunc():
+            kfunc = prog.kfunc(typed.btf_id)
+            return frozenset(range(1, 1 + min(5, len(kfunc.params) if kfunc else 0))), _SCRATCH | {0}
+        case CallSubprog():
+            callee = prog.subprog_at(index + 1 + typed.off)
+            proto = prog.subprogs[callee].proto if callee is not None else None
+            # Without a prototype the callee's own needs would have to be followed: claim none, so that none is accused.
+            return frozenset(range(1, 1 + min(5, len(proto.params)))) if proto else frozenset(), _SCRATCH | {0}
+        case Exit():
+            return frozenset({0}), frozenset()
+        case _:
+            return frozenset(), frozenset()
+
+
+def args_read(prog: Prog, subprog: int) -> frozenset[int]:
+    """Those of R1-R5 that some path of the subprog reads before it writes them."""
+    start, end = prog.subprogs[subprog].start, prog.subprogs[subprog].end
+    live: dict[int, frozenset[int]] = {}
+    changed = True
+    while changed:
+        changed = False
+        for index in range(end - 1, start - 1, -1):
+            typed = prog.ops[index]
+            reads, writes = _reads_writes(prog, index, typed)
+            after = frozenset[int]()
+            for successor in _successors(index, typed):
+                after |= live.get(successor, frozenset())
+            here = reads | (after - writes)
+            if here != live.get(index, frozenset()):
+                live[index], changed = here, True
+    return live.get(start, frozenset()) & _SCRATCH
+
+
+def _successors(index: int, typed: Op) -> tuple[int, ...]:
+    match typed:
+        case Exit():
+            return ()
+        case Goto():
+            return (index + 1 + typed.off,)
+        case Branch():
+            return (index + 1, index + 1 + typed.off)
+        case _:
+            return (index + 1,)

@@ -1,0 +1,69 @@
+"""Back ends that make an Image: compile, run in the emulator, judge with the probe."""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from backends import emulator as emu
+from backends.abi import Abi, Layout, LayoutError
+from backends.arm64 import abi as arm64_abi
+from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported
+from backends.decode import decode_image
+from backends.image import Addresses, CompileError, Compiler, Image
+from backends.interp import FEATURES
+from backends.probe import Probe
+from backends.x86_64 import abi as x86_64_abi
+from harness.isa.calls import HELPERS
+from harness.isa.proto import Proto
+
+ARCHES: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
+    "arm64": (arm64_abi.ABI, arm64_abi.layout),
+    "x86_64": (x86_64_abi.ABI, x86_64_abi.layout),
+}
+
+
+def pads_of(job: Job) -> dict[int, str]:
+    """The address of every helper and kfunc that the program may call."""
+    names = [helper.name for helper in HELPERS.values()] + [body.proto.name for body in job.bodies]
+    return {emu.PADS_BASE + i * emu.PAD_STRIDE: name for i, name in enumerate(names)}
+
+
+class NativeBackend:
+    """A compiler and an emulated CPU. The engine is made at the first run and reused."""
+
+    def __init__(self, name: str, compiler: Compiler) -> None:
+        self.name, self._compiler = name, compiler
+        self.features = FEATURES
+        self._parts: tuple[emu.Emulator, Probe] | None = None
+
+    def run(self, job: Job) -> Outcome:
+        """Native code for an accepted program, run and judged."""
+        try:
+            pads = pads_of(job)
+            image = self._compiler.compile(job.verified, Addresses(emu.CODE_BASE, {n: a for a, n in pads.items()}))
+        except (CompileError, LayoutError) as error:
+            return Unsupported(str(error))
+        if len(image.code) > emu.CODE_BYTES:
+            return Unsupported(f"the image has {len(image.code)} bytes, more than {emu.CODE_BYTES}")
+        return self.judge(job, image, pads)
+
+    def judge(self, job: Job, image: Image, pads: dict[int, str]) -> Ran:
+        """Runs an image from anywhere under all checks."""
+        if self._parts is None:
+            cpu = emu.Emulator(image.arch)
+            self._parts = cpu, Probe(cpu, *ARCHES[image.arch])
+        cpu, probe = self._parts
+        decoded = decode_image(image)
+        watched = {image.base + symbol.offset for symbol in image.symbols[1:]}
+        watched |= {image.base + offset for offset in decoded.return_sites}
+        watched |= {image.base + offset for offset in decoded.indirect} if image.landing_pads else set()
+        cpu.load(image.code, sorted(watched))
+        probe.begin(job, image, decoded, pads)
+        probe.set_up()
+        fault = cpu.run(image.base + image.symbols[0].offset, probe.on_code, probe.on_memory)
+        retval: int | None = None
+        if fault is not None:
+            probe.on_fault(fault)
+        elif cpu.pc() == emu.STOP:
+            retval = probe.finish()
+        memory = cpu.read(CTX_BASE, len(job.ctx)) if job.ctx else b""
+        return Ran(retval, memory, probe.calls, tuple(probe.violations), tuple(probe.frames), image)

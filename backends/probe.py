@@ -1,0 +1,393 @@
+"""Watches one native run against the ABI document: every call, every return, every access to stack and context."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from backends import emulator as emu
+from backends.abi import Abi, InReg, Layout, Placed
+from backends.base import CTX_BASE, Call, FrameView, Job, StackRef, Value, Violation
+from backends.calls import HELPER_RESULTS, as_type, result_of
+from backends.decode import Decoded, is_landing_pad
+from backends.image import Image, Symbol
+from harness.isa.calls import HELPERS_BY_NAME
+from harness.isa.opcodes import MASK64
+from harness.isa.proto import CInt, Proto
+
+MAX_VIOLATIONS: Final = 16
+RED_BYTES: Final = 256  # below SP, overwritten at every intercepted call as an interrupt would
+VIEW_SLOTS: Final = 8  # 8-byte stack slots that a FrameView keeps
+_POISON: Final = 0xDEAD_0000_BAD0_0000  # plus a number, so that a reader sees which register it was
+_RED: Final = b"\xd1" * RED_BYTES
+PLATFORM_REG: Final = {"arm64": ("x18",), "x86_64": ()}
+
+
+@dataclass(slots=True)
+class _Activation:
+    """A native function that was entered and has not returned."""
+
+    number: int
+    symbol: Symbol
+    entry_sp: int
+    return_to: int
+    kept: list[int]  # callee-saved registers at entry
+    incoming_bytes: int
+    fp: int | None = None  # R10, once a pointer to this frame was seen
+
+
+class Probe:
+    """The checks of one architecture. One Probe serves many runs; `begin` starts each."""
+
+    def __init__(self, cpu: emu.Emulator, abi: Abi, layout: Callable[[Proto], Layout]) -> None:
+        self._cpu, self._abi, self._layout = cpu, abi, layout
+        self._platform = PLATFORM_REG[abi.arch]
+        kept = [*abi.callee_saved, *self._platform]
+        scratch = [reg for reg in abi.caller_saved if reg not in (abi.result, "x30")]
+        self._names = [abi.sp, *kept, *abi.caller_saved]
+        self._kept_at = slice(1, 1 + len(kept))
+        self._all = cpu.regs(self._names)
+        self._kept_names = kept
+        self._scratch = cpu.regs([*scratch, cpu.flags])
+        self._scratch_poison = [_POISON + i for i in range(len(scratch))]
+        self._result = cpu.regs([abi.result])
+        self._sp_pc = cpu.regs([abi.sp, "pc" if abi.arch == "arm64" else "rip"])
+
+    def begin(self, job: Job, image: Image, decoded: Decoded, pads: dict[int, str]) -> None:
+        """Forgets the last run."""
+        self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
+        self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols[1:]}
+        self._stack: list[_Activation] = []
+        self._activations: list[_Activation] = []
+        self._seen_calls = 0
+        self._made: list[Call] = []
+        self.violations: list[Violation] = []
+        self.frames: list[FrameView] = []
+        reference = job.reference.calls if job.reference else ()
+        self._expected = reference
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The calls that were made, as far as they were the expected ones."""
+        return tuple(self._made)
+
+    # --- reporting
+
+    def report(self, check: str, message: str, pc: int | None = None, insn: int | None = None) -> None:
+        """Records a violation; after MAX_VIOLATIONS the run ends."""
+        offset = pc - self._image.base if pc is not None else None
+        if insn is None and offset is not None:
+            insn = self.origin(offset)
+        self.violations.append(Violation(check, message, insn, offset))
+        if len(self.violations) >= MAX_VIOLATIONS:
+            self._cpu.stop()
+
+    def origin(self, offset: int) -> int | None:
+        """The insn, as loaded, whose native code covers a byte offset."""
+        rewritten = self._image.insn_at(offset)
+        return None if rewritten is None else self._job.verified.origin[rewritten]
+
+    # --- the program starts and ends
+
+    def set_up(self) -> None:
+        """Registers, stack and context as the caller of the main prog leaves them."""
+        self._cpu.write(emu.STACK_BASE, b"\xc3" * emu.STACK_BYTES)
+        self._cpu.write(CTX_BASE, b"\xc7" * emu.CTX_BYTES)
+        self._cpu.write(CTX_BASE, self._job.ctx)
+        values = {name: _POISON + 0x100 + i for i, name in enumerate(self._names)}
+        values[self._abi.int_args[0]] = CTX_BASE
+        values[self._abi.sp] = emu.STACK_TOP
+        if self._abi.arch == "arm64":
+            values["x30"] = emu.STOP
+        else:
+            values[self._abi.sp] -= 8
+            self._cpu.write(emu.STACK_TOP - 8, emu.STOP.to_bytes(8, "little"))
+        self._all.write([values[name] for name in self._names])
+        entry = self._image.symbols[0]
+        if self._image.landing_pads and not is_landing_pad(self._abi.arch, self._decoded.insns.get(entry.offset)):
+            self._report_landing(entry.offset, "the entry of the main prog, which is called indirectly,")
+        self._push(entry, emu.STOP, None)
+
+    def finish(self) -> int:
+        """To be called when the run stopped where it should: the main prog's return. Gives R0."""
+        if len(self._stack) > 1:
+            names = ", ".join(activation.symbol.name for activation in self._stack[1:])
+            self.report("ABI-SAVED", f"the main prog's caller is back while {names} never returned")
+            del self._stack[1:]
+        self._on_return(emu.STOP)
+        return self._result.read()[0]
+
+    # --- code
+
+    def on_code(self, address: int) -> None:
+        """A watched address is about to execute."""
+        offset = address - self._image.base
+        if offset in self._decoded.indirect:
+            self._on_indirect(offset)
+        if address in self._pads:
+            self._on_pad(address)
+        elif address in self._entries:
+            self._on_entry(self._entries[address])
+        elif address >= emu.PADS_BASE and address - emu.PAD_RETURN not in self._pads:
+            self.report("ABI-ARG", f"a call to {address:#x}, where no function is", insn=None)
+            self._cpu.stop()
+        elif self._stack and self._stack[-1].return_to == address:
+            self._on_return(address)
+
+    def _values(self) -> dict[str, int]:
+        return dict(zip(self._names, self._all.read(), strict=True))
+
+    def _return_address(self, values: dict[str, int]) -> int:
+        if self._abi.return_address_bytes:
+            return int.from_bytes(self._cpu.read(values[self._abi.sp], 8), "little")
+        return values["x30"]
+
+    def _push(self, symbol: Symbol, return_to: int, proto: Proto | None) -> None:
+        values = self._all.read()
+        incoming = self._layout(proto).stack_bytes if proto else 0
+        number = len(self._activations)
+        activation = _Activation(number, symbol, values[0], return_to, values[self._kept_at], incoming)
+        self._stack.append(activation)
+        self._activations.append(activation)
+
+    def _on_entry(self, symbol: Symbol) -> None:
+        values = self._values()
+        return_to = self._return_address(values)
+        proto = self._job.prog.subprogs[symbol.subprog].proto
+        self._check_call(symbol.name, proto, values, return_to)
+        self._push(symbol, return_to, proto)
+        self._redden(values[self._abi.sp])
+
+    def _on_pad(self, address: int) -> None:
+        values = self._values()
+        name = self._pads[address]
+        body = next((b for b in self._job.bodies if b.proto.name == name), None)
+        proto = body.proto if body else HELPERS_BY_NAME[name].proto
+        return_to = self._return_address(values)
+        seen = self._check_call(name, proto, values, return_to)
+        result = result_of(body, seen) if body else HELPER_RESULTS[name]
+        self._redden(values[self._abi.sp])
+        self._spoil(values[self._abi.sp] + self._abi.return_address_bytes, self._layout(proto).stack_bytes)
+        self._result.write([self._dirty(result, proto)])
+
+    def _dirty(self, result: int, proto: Proto) -> int:
+        """A result with the bits above its type unspecified, as the ABI leaves them."""
+        size = proto.result.size if isinstance(proto.result, CInt) else 8
+        mask = (1 << size * 8) - 1
+        return result & mask | _POISON & ~mask & MASK64
+
+    def _redden(self, sp: int) -> None:
+        low = max(sp - RED_BYTES, emu.STACK_BASE)
+        if emu.STACK_BASE < sp <= emu.STACK_BASE + emu.STACK_BYTES:
+            self._cpu.write(low, _RED[: sp - low])
+
+    def _spoil(self, args_at: int, stack_bytes: int) -> None:
+        """What a callee may destroy: caller-saved registers, flags, its incoming stack arguments."""
+        self._scratch.write([*self._scratch_poison, 0x0 if self._abi.arch == "x86_64" else 0xF000_0000])
+        if stack_bytes and emu.STACK_BASE <= args_at < emu.STACK_BASE + emu.STACK_BYTES - stack_bytes:
+            self._cpu.write(args_at, b"\xd7" * stack_bytes)
+
+    # --- ABI-ARG and ABI-SP at a call
+
+    def _check_call(self, name: str, proto: Proto | None, values: dict[str, int], return_to: int) -> list[int]:
+        """Compares one call with the interpreter's; gives the arguments as the callee's types see them."""
+        sp = values[self._abi.sp] + self._abi.return_address_bytes
+        pc = return_to - 1
+        number, self._seen_calls = self._seen_calls, self._seen_calls + 1
+        expected = self._expected[number] if number < len(self._expected) else None
+        insn = expected.insn if expected else None
+        if sp % self._abi.stack_align:
+            text = f"SP is {sp:#x} at the call of {name}, no multiple of {self._abi.stack_align}"
+            self.report("ABI-SP", text, pc, insn)
+        if self._job.detail:
+            self._keep_view(number, name, values, sp)
+        if expected is None or expected.callee != name:
+            wanted = f"a call of {expected.callee}" if expected else "no further call"
+            self.report("ABI-ARG", f"call {number + 1} is of {name}; the program makes {wanted} here", pc, insn)
+            self._cpu.stop()
+            return [0] * len(proto.params if proto else ())
+        self._made.append(expected)
+        if proto is None:
+            self._check_registers(expected, values, pc)
+            return []
+        return self._check_args(expected, proto, values, sp, pc)
+
+    def _check_args(self, expected: Call, proto: Proto, values: dict[str, int], sp: int, pc: int) -> list[int]:
+        seen: list[int] = []
+        by_hand = {
+            place.param: place.where
+            for place in self._job.places
+            if place.callee == expected.callee and place.arch == self._abi.arch
+        }
+        rows = zip(self._layout(proto).args, proto.params, expected.args, strict=True)
+        for number, (placed, param, want) in enumerate(rows, 1):
+            raw = self._fetch(placed, values, sp)
+            seen.append(as_type(raw, param.type))
+            # A BPF subprog takes all 64 bits of a register, whatever its prototype says; a C function only its type's.
+            same = self._same(raw, want) if expected.is_subprog else self._same(seen[-1], _typed(want, param.type))
+            if not same:
+                text = f"{expected.callee}: argument {number} `{param.name}` at {placed.where} is {raw:#x}, not {_show(want)}"
+                self.report("ABI-ARG", text, pc, expected.insn)
+            hand = by_hand.get(param.name)
+            if hand is not None and hand != str(placed.where):
+                text = f"{expected.callee}: `{param.name}` is at {placed.where}; the case says {hand}"
+                self.report("ABI-ARG", text, pc, expected.insn)
+        return seen
+
+    def _check_registers(self, expected: Call, values: dict[str, int], pc: int) -> None:
+        for number, want in enumerate(expected.args):
+            reg = self._abi.int_args[number]
+            if want is not None and not self._same(values[reg], want):
+                text = f"{expected.callee}: R{number + 1} in {reg} is {values[reg]:#x}, not {_show(want)}"
+                self.report("ABI-ARG", text, pc, expected.insn)
+
+    def _fetch(self, placed: Placed, values: dict[str, int], sp: int) -> int:
+        if isinstance(placed.where, InReg):
+            return values[placed.where.reg]
+        at = sp + placed.where.off
+        if not emu.STACK_BASE <= at <= emu.STACK_BASE + emu.STACK_BYTES - 8:
+            return 0
+        return int.from_bytes(self._cpu.read(at, 8), "little")
+
+    def _same(self, raw: int, want: Value | None) -> bool:
+        if isinstance(want, StackRef):
+            return self._same_pointer(raw, want)
+        return raw == want
+
+    def _same_pointer(self, raw: int, want: StackRef) -> bool:
+        """A stack pointer is right if its frame's R10 lies in that frame and is the same each time it is seen."""
+        if want.activation >= len(self._activations):
+            return False
+        frame, fp = self._activations[want.activation], raw - want.off
+        if frame.fp is None and emu.STACK_BASE <= fp <= frame.entry_sp:
+            frame.fp = fp
+        return frame.fp == fp
+
+    def _keep_view(self, number: int, name: str, values: dict[str, int], sp: int) -> None:
+        regs = tuple((reg, values[reg]) for reg in (*self._abi.int_args, *self._abi.callee_saved))
+        top = emu.STACK_BASE + emu.STACK_BYTES
+        count = min(VIEW_SLOTS, (top - sp) // 8) if emu.STACK_BASE <= sp <= top else 0
+        raw = self._cpu.read(sp, 8 * count) if count else b""
+        stack = tuple((8 * i, int.from_bytes(raw[8 * i : 8 * i + 8], "little")) for i in range(count))
+        self.frames.append(FrameView(number, name, ((self._abi.sp, sp), *regs), stack))
+
+    # --- ABI-SAVED at a return
+
+    def _on_return(self, address: int) -> None:
+        done = self._stack.pop()
+        values = self._all.read()
+        want_sp = done.entry_sp + self._abi.return_address_bytes
+        pc = None if address == emu.STOP else address - 1
+        if values[0] != want_sp:
+            text = f"{done.symbol.name} returns with SP {values[0]:#x}; it was {want_sp:#x} before the call"
+            self._report_saved(text, pc, done)
+        for reg, was, now in zip(self._kept_names, done.kept, values[self._kept_at], strict=True):
+            if was != now:
+                text = f"{done.symbol.name} returns with {reg} = {now:#x}; it was {was:#x} at entry"
+                self._report_saved(text, pc, done)
+        if self._stack:
+            self._spoil(want_sp, done.incoming_bytes)
+            self._redden(values[0])
+
+    def _report_saved(self, text: str, pc: int | None, done: _Activation) -> None:
+        insn = self.origin(pc - self._image.base) if pc is not None else None
+        if insn is None:
+            insn = self._job.prog.subprogs[done.symbol.subprog].end - 1
+        self.report("ABI-SAVED", text, pc, insn)
+
+    def on_fault(self, fault: emu.Fault) -> None:
+        """The CPU stopped by itself: an endless loop is END, a wild return ABI-SAVED, anything else MEM."""
+        if fault.endless:
+            self.report("END", fault.what, fault.pc)
+            return
+        values = self._values()
+        below = values[self._abi.sp] - self._abi.return_address_bytes
+        inside = emu.STACK_BASE <= below < emu.STACK_BASE + emu.STACK_BYTES
+        if self._abi.return_address_bytes:
+            returned = inside and int.from_bytes(self._cpu.read(below, 8), "little") == fault.pc
+        else:
+            returned = values["x30"] == fault.pc
+        if returned and self._stack:
+            top = self._stack[-1]
+            last = self._job.prog.subprogs[top.symbol.subprog].end - 1
+            text = f"{top.symbol.name} returns to {fault.pc:#x}; its return address was {top.return_to:#x}"
+            self.report("ABI-SAVED", text, insn=last)
+        else:
+            self.report("MEM", fault.what, fault.pc)
+
+    # --- ABI-LAND
+
+    def _on_indirect(self, offset: int) -> None:
+        """An indirect call or jump: its target must be a landing pad. Only images that were built for it are watched."""
+        target = self._indirect_target(offset)
+        if target is None or emu.PADS_BASE <= target < emu.PADS_BASE + emu.PADS_BYTES:
+            return
+        if not is_landing_pad(self._abi.arch, self._decoded.insns.get(target - self._image.base)):
+            self._report_landing(offset, f"{target:#x}, the target of this indirect call,")
+
+    def _indirect_target(self, offset: int) -> int | None:
+        operands = self._decoded.insns[offset].operands
+        return self._cpu.regs([operands]).read()[0] if operands.isalnum() else None
+
+    def _report_landing(self, offset: int, what: str) -> None:
+        name = "ENDBR64" if self._abi.arch == "x86_64" else "BTI"
+        self.report("ABI-LAND", f"{what} is no {name} landing pad", self._image.base + offset)
+
+    # --- ABI-STACK, ABI-SP and MEM at an access
+
+    def on_memory(self, is_write: bool, address: int, size: int) -> None:
+        """An access to the stack or to the page of the context."""
+        if address < emu.STACK_BASE:
+            self._on_context(is_write, address, size)
+            return
+        sp, pc = self._sp_pc.read()
+        native = self._decoded.insns.get(pc - self._image.base)
+        if native is None or not self._stack:
+            return  # the `ret` of a landing pad
+        top = self._stack[-1]
+        word = "writes" if is_write else "reads"
+        if native.base == self._abi.sp and sp % self._abi.stack_align and self._abi.arch == "arm64":
+            self.report("ABI-SP", f"`{native.text}` uses SP {sp:#x}, no multiple of {self._abi.stack_align}", pc)
+        if address < sp - native.pushes:
+            self.report("ABI-STACK", f"`{native.text}` {word} {sp - address} bytes below SP", pc)
+        elif is_write and top.entry_sp <= address < top.entry_sp + self._abi.return_address_bytes:
+            self.report("ABI-SAVED", f"`{native.text}` overwrites the return address", pc)
+        elif address + size > top.entry_sp + self._abi.return_address_bytes:
+            self._above_frame(native.base, address, size, pc, f"`{native.text}` {word}")
+
+    def _above_frame(self, base: str, address: int, size: int, pc: int, what: str) -> None:
+        """An access above the running function's frame: its stack arguments are its own; its callers' frames are not.
+
+        A pointer that was passed may reach a caller's BPF stack; SP and a frame pointer may not.
+        """
+        top = self._stack[-1]
+        args = top.entry_sp + self._abi.return_address_bytes
+        if address >= args and address + size <= args + top.incoming_bytes:
+            return
+        if address >= emu.STACK_TOP or base == self._abi.sp or (base == self._abi.fp and self._fp_in_frame()):
+            above = address - args
+            text = (
+                f"{what} {size} bytes at {above:#x} above the frame, where {top.incoming_bytes} bytes of arguments are"
+            )
+            self.report("ABI-STACK", text, pc)
+
+    def _fp_in_frame(self) -> bool:
+        """Whether the frame pointer register really points into the running function's frame."""
+        values = dict(zip(self._names, self._all.read(), strict=True))
+        return values[self._abi.sp] <= values[self._abi.fp] <= self._stack[-1].entry_sp
+
+    def _on_context(self, is_write: bool, address: int, size: int) -> None:
+        if address + size > CTX_BASE + len(self._job.ctx):
+            pc = self._sp_pc.read()[1]
+            word = "a write" if is_write else "a read"
+            text = f"{word} of {size} bytes at context + {address - CTX_BASE}; it has {len(self._job.ctx)} bytes"
+            self.report("MEM", text, pc)
+
+
+def _typed(want: Value | None, ctype: object) -> Value | None:
+    if isinstance(want, int) and isinstance(ctype, CInt):
+        return as_type(want, ctype)
+    return want
+
+
+def _show(want: Value | None) -> str:
+    return str(want) if isinstance(want, StackRef) else f"{want:#x}" if want is not None else "unset"
