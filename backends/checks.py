@@ -45,6 +45,8 @@ CHECKS: Final = {
             "Arm ARM, Branch Target Identification; Intel SDM, Control-flow Enforcement Technology",
         ),
         Check("MEM", "No access outside the memory that a program was given.", "RFC 9669; Linux kernel/bpf/verifier.c"),
-        Check("END", "The program comes to its end within the suite's limit of insns.", "Linux: a verified program ends"),
+        Check(
+            "END", "The program comes to its end within the suite's limit of insns.", "Linux: a verified program ends"
+        ),
     )
 }

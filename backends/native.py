@@ -1,16 +1,17 @@
 """Back ends that make an Image: compile, run in the emulator, judge with the probe."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from backends import emulator as emu
 from backends.abi import Abi, Layout, LayoutError
 from backends.arm64 import abi as arm64_abi
-from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported
+from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported, Violation
 from backends.decode import decode_image
 from backends.image import Addresses, CompileError, Compiler, Image
 from backends.interp import FEATURES
-from backends.probe import Probe
+from backends.probe import BELOW_SP, Probe
 from backends.x86_64 import abi as x86_64_abi
 from harness.isa.calls import HELPERS
 from harness.isa.proto import Proto
@@ -57,7 +58,18 @@ class NativeBackend:
         watched |= {image.base + offset for offset in decoded.return_sites}
         watched |= {image.base + offset for offset in decoded.indirect} if image.landing_pads else set()
         cpu.load(image.code, sorted(watched))
-        probe.begin(job, image, decoded, pads)
+
+        def once(spoils: frozenset[str] | None) -> Ran:
+            probe.begin(job, image, decoded, pads, spoils)
+            return self._once(job, image, cpu, probe)
+
+        outcome = once(None)
+        if job.reference is None or _agree(outcome, job.reference) or not _agree(once(frozenset()), job.reference):
+            return outcome
+        relied = [what for what in probe.spoilable if not _agree(once(frozenset({what})), job.reference)]
+        return replace(outcome, violations=(*_relied_on(relied, outcome, job.reference), *outcome.violations))
+
+    def _once(self, job: Job, image: Image, cpu: emu.Emulator, probe: Probe) -> Ran:
         probe.set_up()
         fault = cpu.run(image.base + image.symbols[0].offset, probe.on_code, probe.on_memory)
         retval: int | None = None
@@ -67,3 +79,22 @@ class NativeBackend:
             retval = probe.finish()
         memory = cpu.read(CTX_BASE, len(job.ctx)) if job.ctx else b""
         return Ran(retval, memory, probe.calls, tuple(probe.violations), tuple(probe.frames), image)
+
+
+def _agree(outcome: Ran, reference: Ran) -> bool:
+    """Whether native code did what the interpreter did."""
+    same = outcome.retval == reference.retval and outcome.memory == reference.memory
+    return same and len(outcome.calls) == len(reference.calls) and not outcome.violations
+
+
+def _relied_on(relied: list[str], outcome: Ran, reference: Ran) -> list[Violation]:
+    """The run is right unless callees destroy what they may: native code relies on it."""
+    insn = outcome.violations[0].insn if outcome.violations else None
+    offset = outcome.violations[0].offset if outcome.violations else None
+    found: list[Violation] = []
+    for what in relied or ["something"]:
+        text = f"after a call the program relies on {what}, which the callee may destroy"
+        if outcome.retval != reference.retval and outcome.retval is not None and reference.retval is not None:
+            text += f": retval {outcome.retval:#x}, not {reference.retval:#x}"
+        found.append(Violation("ABI-STACK" if what == BELOW_SP else "ABI-SCRATCH", text, insn, offset))
+    return found

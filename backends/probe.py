@@ -17,6 +17,9 @@ from harness.isa.proto import CInt, Proto
 MAX_VIOLATIONS: Final = 16
 RED_BYTES: Final = 256  # below SP, overwritten at every intercepted call as an interrupt would
 VIEW_SLOTS: Final = 8  # 8-byte stack slots that a FrameView keeps
+BELOW_SP: Final = "the memory below SP"
+ARG_AREA: Final = "the area of its outgoing stack arguments"
+UPPER_BITS: Final = "the bits above a narrow result"
 _POISON: Final = 0xDEAD_0000_BAD0_0000  # plus a number, so that a reader sees which register it was
 _RED: Final = b"\xd1" * RED_BYTES
 PLATFORM_REG: Final = {"arm64": ("x18",), "x86_64": ()}
@@ -42,26 +45,35 @@ class Probe:
         self._cpu, self._abi, self._layout = cpu, abi, layout
         self._platform = PLATFORM_REG[abi.arch]
         kept = [*abi.callee_saved, *self._platform]
-        scratch = [reg for reg in abi.caller_saved if reg not in (abi.result, "x30")]
+        scratch = [*(reg for reg in abi.caller_saved if reg not in (abi.result, "x30")), cpu.flags]
+        self.spoilable = (*scratch, ARG_AREA, UPPER_BITS, BELOW_SP)
         self._names = [abi.sp, *kept, *abi.caller_saved]
         self._kept_at = slice(1, 1 + len(kept))
         self._all = cpu.regs(self._names)
         self._kept_names = kept
-        self._scratch = cpu.regs([*scratch, cpu.flags])
-        self._scratch_poison = [_POISON + i for i in range(len(scratch))]
+        flags = 0x0 if abi.arch == "x86_64" else 0xF000_0000
+        poison = [*(_POISON + i for i in range(len(scratch) - 1)), flags]
+        self._poison = dict(zip(scratch, poison, strict=True))
+        self._every_scratch = cpu.regs(scratch)
         self._result = cpu.regs([abi.result])
         self._sp_pc = cpu.regs([abi.sp, "pc" if abi.arch == "arm64" else "rip"])
 
-    def begin(self, job: Job, image: Image, decoded: Decoded, pads: dict[int, str]) -> None:
-        """Forgets the last run."""
+    def begin(
+        self, job: Job, image: Image, decoded: Decoded, pads: dict[int, str], spoils: frozenset[str] | None = None
+    ) -> None:
+        """Forgets the last run. `spoils` is what callees destroy in this one, of `spoilable`; None is everything."""
+        self._spoils = spoils
+        chosen = [reg for reg in self._poison if spoils is None or reg in spoils]
+        self._scratch = self._every_scratch if spoils is None else self._cpu.regs(chosen)
+        self._scratch_poison = [self._poison[reg] for reg in chosen]
         self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols[1:]}
         self._stack: list[_Activation] = []
         self._activations: list[_Activation] = []
         self._seen_calls = 0
         self._made: list[Call] = []
-        self.violations: list[Violation] = []
-        self.frames: list[FrameView] = []
+        self.violations = list[Violation]()
+        self.frames = list[FrameView]()
         reference = job.reference.calls if job.reference else ()
         self._expected = reference
 
@@ -171,19 +183,26 @@ class Probe:
 
     def _dirty(self, result: int, proto: Proto) -> int:
         """A result with the bits above its type unspecified, as the ABI leaves them."""
-        size = proto.result.size if isinstance(proto.result, CInt) else 8
+        size = proto.result.size if isinstance(proto.result, CInt) and self._spoiled(UPPER_BITS) else 8
         mask = (1 << size * 8) - 1
         return result & mask | _POISON & ~mask & MASK64
 
+    def _spoiled(self, what: str) -> bool:
+        return self._spoils is None or what in self._spoils
+
     def _redden(self, sp: int) -> None:
         low = max(sp - RED_BYTES, emu.STACK_BASE)
-        if emu.STACK_BASE < sp <= emu.STACK_BASE + emu.STACK_BYTES:
+        if self._spoiled(BELOW_SP) and emu.STACK_BASE < sp <= emu.STACK_BASE + emu.STACK_BYTES:
             self._cpu.write(low, _RED[: sp - low])
 
     def _spoil(self, args_at: int, stack_bytes: int) -> None:
         """What a callee may destroy: caller-saved registers, flags, its incoming stack arguments."""
-        self._scratch.write([*self._scratch_poison, 0x0 if self._abi.arch == "x86_64" else 0xF000_0000])
-        if stack_bytes and emu.STACK_BASE <= args_at < emu.STACK_BASE + emu.STACK_BYTES - stack_bytes:
+        self._scratch.write(self._scratch_poison)
+        if (
+            stack_bytes
+            and self._spoiled(ARG_AREA)
+            and emu.STACK_BASE <= args_at < emu.STACK_BASE + emu.STACK_BYTES - stack_bytes
+        ):
             self._cpu.write(args_at, b"\xd7" * stack_bytes)
 
     # --- ABI-ARG and ABI-SP at a call

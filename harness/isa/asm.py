@@ -90,10 +90,10 @@ class _Line:
     """The tokens of one statement: (kind, text, column)."""
 
     def __init__(self, text: str, fail: "_Fail") -> None:
-        self.tokens = [
-            (m.lastgroup or "", m.group(m.lastgroup or 0), m.start(m.lastgroup or 0)) for m in _TOKEN.finditer(text)
-        ]
         self.end = len(text.rstrip())
+        # Up to there, because spaces that no token follows are searched again from each of them.
+        found = _TOKEN.finditer(text, 0, self.end)
+        self.tokens = [(m.lastgroup or "", m.group(m.lastgroup or 0), m.start(m.lastgroup or 0)) for m in found]
         self.at = 0
         self.fail = fail
 
@@ -137,7 +137,10 @@ class _Line:
             sign = -1 if self.take() == "-" else 1
         if self.kind() != "num":
             raise self.expected(what)
-        value = sign * int(self.take(), 0)
+        try:
+            value = sign * int(self.take(), 0)
+        except ValueError:  # it begins with 0, which is octal elsewhere, or has thousands of digits
+            raise self.fail(column, f"{what} is a decimal without a leading 0, or 0x...") from None
         if not low <= value <= high:
             raise self.fail(column, f"{what} {value:#x} does not fit: {low:#x} to {high:#x}")
         return value

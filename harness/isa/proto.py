@@ -105,7 +105,7 @@ class _Tokens:
     """The tokens of one prototype, with their columns."""
 
     def __init__(self, text: str) -> None:
-        self.items = [(m.group(1), m.start(1)) for m in _TOKEN.finditer(text)]
+        self.items = [(m.group(1), m.start(1)) for m in _TOKEN.finditer(text.rstrip())]
         self.end = len(text)
         self.at = 0
 

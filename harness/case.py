@@ -1,0 +1,273 @@
+"""Case files to frozen cases; everything that is wrong with one is told by file, line and column."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.expect import Expect, ExpectedCall, ExpectedPlace, build_expect, hex_bytes
+from harness.isa.asm import AsmError, Assembled, Source, assemble
+from harness.isa.proto import Proto, ProtoError, parse_proto
+from harness.params import Budget, Notes, Variant, variants
+from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
+from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quoted
+from harness.yamldoc import Path as At
+
+__all__ = [
+    "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "Kfunc", "LoadedFile", "find_files", "load_file",
+]  # fmt: skip
+
+MAX_LINE: Final = 8192  # characters of a line of assembly, or of a prototype
+SUFFIXES: Final = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Kfunc:
+    """A kernel function of a case. `returns` is an integer, `sum` (of all arguments), or a parameter's name."""
+
+    proto: Proto
+    returns: int | str
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case, or one variant of it; `line` is where the case begins in its file."""
+
+    name: str
+    file: str
+    line: int
+    about: str
+    spec: tuple[str, ...]
+    needs: tuple[str, ...]
+    type: str
+    ctx: bytes
+    kfuncs: tuple[Kfunc, ...]
+    assembled: Assembled
+    expect: Expect
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFile:
+    """The cases of a file that can be used, and the errors of the others."""
+
+    cases: tuple[Case, ...]
+    errors: tuple[CaseError, ...]
+
+
+def find_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Case files, each once: files as they are named, folders searched and sorted. Raises CaseError where there is none."""
+    return tuple(dict.fromkeys(found for path in paths for found in _files_at(path)))
+
+
+def _files_at(path: Path) -> list[Path]:
+    try:
+        if not path.is_dir():
+            path.stat()
+            return [path]
+        found = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file())
+    except OSError as error:
+        raise _unreadable(str(path), error) from None
+    except ValueError:
+        raise CaseError(str(path), 1, 1, "this is no name of a file") from None
+    if not found:
+        raise CaseError(str(path), 1, 1, "there is no case file (*.yaml, *.yml) in this folder")
+    return found
+
+
+def _unreadable(file: str, error: OSError) -> CaseError:
+    return CaseError(file, 1, 1, f"cannot be read: {error.strerror or error}")
+
+
+def _read(path: Path, file: str) -> bytes:
+    try:
+        path.stat()
+        if not path.is_file():
+            raise CaseError(file, 1, 1, "cannot be read: it is not a file")
+        with path.open("rb") as stream:
+            return stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    except ValueError:
+        raise CaseError(file, 1, 1, "this is no name of a file") from None
+
+
+def load_file(path: Path, *, shown: str | None = None) -> LoadedFile:
+    """The cases of one file; `shown` names it in errors. Never raises for what the file holds."""
+    file = str(path) if shown is None else shown
+    try:
+        doc = parse(decode(_read(path, file), file), file)
+    except CaseError as error:
+        return LoadedFile((), (error,))
+    if not isinstance(doc.data, list) or not doc.data:
+        found = "an empty list" if doc.data == [] else found_words(doc.data)
+        return LoadedFile((), _told([*doc.errors, doc.error((), f"expected a list of cases, found {found}")]))
+    return _Loader(doc, doc.data).load()
+
+
+def _told(errors: list[CaseError]) -> tuple[CaseError, ...]:
+    """One error a place at most for each thing said, in the order of the file."""
+    unique = {(e.line, e.column, e.message): e for e in errors}
+    errors = sorted(unique.values(), key=lambda e: (e.line, e.column))
+    if len(errors) <= MAX_ERRORS:
+        return tuple(errors)
+    kept, last = errors[:MAX_ERRORS], errors[MAX_ERRORS]
+    return (*kept, CaseError(last.file, last.line, last.column, "there are more errors, from here on"))
+
+
+class _Loader:
+    """Takes the items of one document one by one."""
+
+    def __init__(self, doc: Document, items: list[Any]) -> None:
+        self.doc, self.items = doc, items
+        self.budget = Budget()
+        self.cases: list[Case] = []
+        self.errors: list[CaseError] = list(doc.errors)
+        self.known: dict[str, int] = {}  # index of each case, by name
+
+    def load(self) -> LoadedFile:
+        """Every case that can be used, and all errors, up to a number that no one reads."""
+        starts = [self.doc.line((index,)) for index in range(len(self.items))] + [len(self.doc.lines) + 1]
+        for index, item in enumerate(self.items):
+            if len(self.errors) > MAX_ERRORS or self.budget.left < 0:
+                break
+            refused = [
+                e for e in self.doc.errors if starts[index] <= e.line <= max(starts[index], starts[index + 1] - 1)
+            ]
+            self._item(index, item, {(e.line, e.column) for e in refused})
+        return LoadedFile(tuple(self.cases), _told(self.errors))
+
+    def _item(self, index: int, item: Any, refused: set[tuple[int, int]]) -> None:
+        """One item; it is not used where YAML may read it differently (at the places `refused`), whatever its shape."""
+        if not is_valid(item):
+            found = [self.doc.error((index, *p.path), p.message, key=p.key) for p in problems(item)]
+            self.errors += [e for e in found if (e.line, e.column) not in refused]
+            return
+        known = self.known.setdefault(item["case"], index)
+        if known != index:
+            message = f"there is a case {quoted(item['case'])} already, at line {self.doc.line((known,))}"
+            self.errors.append(self.doc.error((index, "case"), message))
+        self._variants(index, item, use=known == index and not refused)
+
+    def _variants(self, index: int, item: dict[str, Any], *, use: bool) -> None:
+        told: set[tuple[int, int, str]] = set()
+        for variant in variants(self.doc, (index,), item, self.budget, self.errors):
+            case, errors = _build(variant)
+            for error in errors:
+                if (said := (error.line, error.column, error.message)) not in told:
+                    told.add(said)
+                    self.errors.append(_named(error, variant))
+            if case is not None and use:
+                self.cases.append(case)
+            if len(self.errors) > MAX_ERRORS:
+                return
+
+
+def _named(error: CaseError, variant: Variant) -> CaseError:
+    """The error, with the variant it was found in."""
+    suffix = f" (in {variant.name})" if variant.suffix else ""
+    return CaseError(error.file, error.line, error.column, error.message + suffix)
+
+
+def _build(variant: Variant) -> tuple[Case | None, list[CaseError]]:
+    """A case from one variant, or what is wrong with it."""
+    if variant.suffix and not is_valid(variant.data):
+        return None, [variant.error(p.path, p.message, key=p.key) for p in problems(variant.data)]
+    builder = _Builder(variant)
+    case = builder.build()
+    return (None if builder.notes.errors else case), builder.notes.errors
+
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+class _Builder:
+    """Makes a case of data that has the right shape."""
+
+    def __init__(self, variant: Variant) -> None:
+        self.variant, self.notes = variant, Notes(variant)
+        self.data: dict[str, Any] = dict(variant.data)
+        self.paths: dict[str, At] = {}  # of subprogs and kfuncs, by name
+        self.all_read = True  # no prototype is missing that an expectation may speak of
+
+    def build(self) -> Case | None:
+        """The case, or None; what is wrong is in `notes`."""
+        ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
+        kfuncs, sources = tuple(self._kfuncs()), tuple(self._sources())
+        assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs])
+        protos = {s.name: s.proto for s in sources} | {k.proto.name: k.proto for k in kfuncs}
+        expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, assembled, ctx)
+        if assembled is None or ctx is None:
+            return None
+        data, variant = self.data, self.variant
+        spec = data["spec"].split(";") if isinstance(data["spec"], str) else data["spec"]
+        return Case(
+            name=variant.name,
+            file=variant.doc.file,
+            line=variant.doc.line(variant.at),
+            about=data["about"].strip(),
+            spec=tuple(text.strip() for text in spec if text.strip()),
+            needs=tuple(data.get("needs", ())),
+            type=data.get("type", "syscall"),
+            ctx=ctx,
+            kfuncs=kfuncs,
+            assembled=assembled,
+            expect=expect,
+            sources=sources,
+        )
+
+    def _kfuncs(self) -> Iterator[Kfunc]:
+        for text, returns in self.data.get("kfuncs", {}).items():
+            path = ("kfuncs", text)
+            proto = self._proto(path, text)
+            if proto is None:
+                continue
+            if proto.is_global:
+                self.notes.at(path, "a kfunc is neither global nor static", key=True)
+            names = ["sum", *(param.name for param in proto.params)]
+            if isinstance(returns, str) and returns not in names:
+                expected = f"an integer, sum, or a parameter of {proto.name}"
+                hint = suggestion(returns, names)
+                self.notes.at(path, f"{proto.name}: expected {expected}, found {quoted(returns)}{hint}")
+            yield Kfunc(proto, returns)
+
+    def _sources(self) -> Iterator[Source]:
+        for head, text in self.data["prog"].items():
+            path = ("prog", head)
+            if _NAME.match(head):
+                self._claim(head, path)
+                yield Source(head, text)
+            elif proto := self._proto(path, head):
+                yield Source(proto.name, text, proto)
+
+    def _proto(self, path: At, text: str) -> Proto | None:
+        if len(text) > MAX_LINE:
+            self.notes.at(path, f"a prototype of more than {MAX_LINE} characters", key=True)
+            self.all_read = False
+            return None
+        try:
+            proto = parse_proto(text)
+        except ProtoError as error:
+            self.notes.within(path, 0, error.column, error.message, key=True)
+            self.all_read = False
+            return None
+        self._claim(proto.name, path)
+        return proto
+
+    def _claim(self, name: str, path: At) -> None:
+        if name in self.paths:
+            self.notes.at(path, f"there is a function {quoted(name)} already", key=True)
+        self.paths.setdefault(name, path)
+
+    def _assembled(self, sources: Sequence[Source], kfuncs: Sequence[Proto]) -> Assembled | None:
+        for source in sources:
+            for number, line in enumerate(source.text.split("\n")):
+                if len(line) > MAX_LINE:
+                    self.notes.within(self.paths[source.name], number, 0, f"a line of more than {MAX_LINE} characters")
+                    return None
+        try:
+            return assemble(sources, kfuncs)
+        except AsmError as error:
+            self.notes.within(self.paths[error.subprog], error.line, error.column, error.message)
+            return None

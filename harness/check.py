@@ -1,0 +1,159 @@
+"""Expect and Outcome to a list of mismatches; pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from verifier.verify import Accepted, Rejected, Verdict
+
+from backends.base import Call, Died, Outcome, Ran, StackRef, Unsupported
+from backends.calls import as_type
+from harness.case import Case, Expect
+from harness.isa.asm import insn_text
+from harness.isa.insn import Prog
+from harness.isa.proto import CInt, Proto
+
+_PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One thing that is not as it must be. `check` is the id of the broken rule: an always-on check, or a key of `expect`."""
+
+    check: str
+    expect: str
+    got: str
+    where: str = ""
+
+
+def verdict_mismatches(case: Case, verdict: Verdict) -> list[Mismatch]:
+    """The verifier's answer against the case."""
+    expect, prog = case.expect, case.assembled.prog
+    match verdict:
+        case Accepted():
+            if expect.verdict == "accept":
+                return []
+            return [Mismatch("verdict", f"verdict = reject ({expect.rule})", "verdict = accept")]
+        case Rejected():
+            if expect.verdict == "reject":
+                return _reject_mismatches(expect, prog, verdict)
+            got = f"verdict = reject ({verdict.rule}): {verdict.message}"
+            return [Mismatch("verdict", "verdict = accept", got, where_of(prog, verdict.insn))]
+        case _:
+            assert_never(verdict)
+
+
+def _reject_mismatches(expect: Expect, prog: Prog, verdict: Rejected) -> list[Mismatch]:
+    found: list[Mismatch] = []
+    where = where_of(prog, verdict.insn)
+    if verdict.rule != expect.rule:
+        found.append(Mismatch("rule", f"rule = {expect.rule}", f"rule = {verdict.rule}: {verdict.message}", where))
+    at = None if verdict.insn is None else prog.where(verdict.insn)
+    if at != expect.at:
+        found.append(
+            Mismatch("at", f"at = {expect.at or 'no insn'}", f"at = {at or 'no insn'}: {verdict.message}", where)
+        )
+    missing = first_missing(expect.msg, verdict.log)
+    if missing is not None:
+        found.append(Mismatch("msg", f"msg = {missing}", f"msg = {verdict.message}", where))
+    return found
+
+
+def first_missing(messages: Sequence[str], log: str) -> str | None:
+    """The first message that the log does not hold after the ones before it, or None. `{{...}}` is a regular expression."""
+    at = 0
+    for message in messages:
+        parts = _PATTERN.split(message)
+        pattern = "".join(part if i % 2 else re.escape(part) for i, part in enumerate(parts))
+        match = re.compile(pattern).search(log, at)
+        if match is None:
+            return message
+        at = match.end()
+    return None
+
+
+def where_of(prog: Prog, insn: int | None) -> str:
+    """`main insn 3 (85) call pc+1`, or nothing."""
+    if insn is None or not 0 <= insn < len(prog.insns):
+        return ""
+    subprog = prog.subprogs[prog.subprog_of(insn)]
+    return f"{subprog.name} insn {insn - subprog.start} `{insn_text(prog, insn)}`"
+
+
+def run_mismatches(case: Case, outcome: Outcome, reference: Ran | None) -> list[Mismatch]:
+    """What a run did against the case, the always-on checks, and the interpreter's run of the same program."""
+    match outcome:
+        case Unsupported():
+            return []
+        case Died():
+            return [Mismatch("RUN", "a run", outcome.reason)]
+        case Ran():
+            found = _violations(case.assembled.prog, outcome)
+            found += _values(case, outcome)
+            return found + _against_reference(outcome, reference) if not found and reference else found
+        case _:
+            assert_never(outcome)
+
+
+def _violations(prog: Prog, outcome: Ran) -> list[Mismatch]:
+    rows: list[Mismatch] = []
+    for violation in outcome.violations:
+        where = where_of(prog, violation.insn)
+        if violation.offset is not None:
+            where = f"{where or 'outside the insns'}, native offset {violation.offset:#x}"
+        rows.append(Mismatch(violation.check, f"{violation.check} holds", violation.message, where))
+    return rows
+
+
+def _values(case: Case, outcome: Ran) -> list[Mismatch]:
+    expect, found = case.expect, list[Mismatch]()
+    if expect.retval is not None and outcome.retval != expect.retval:
+        found.append(Mismatch("retval", f"retval = {_number(expect.retval)}", f"retval = {_number(outcome.retval)}"))
+    if expect.memory is not None and outcome.memory != expect.memory:
+        found.append(Mismatch("memory", f"memory = {expect.memory.hex(' ')}", f"memory = {outcome.memory.hex(' ')}"))
+    if expect.calls is not None:
+        wanted = [f"{call.callee}({', '.join(map(_number, call.args))})" for call in expect.calls]
+        got = [text for call in outcome.calls if (text := _typed_call(case, call))]
+        if got != wanted:
+            found.append(Mismatch("calls", "calls = " + "; ".join(wanted), "calls = " + "; ".join(got)))
+    return found
+
+
+def _number(value: int | None) -> str:
+    if value is None:
+        return "nothing: it did not return"
+    return str(value) if -4096 < value < 4096 else f"{value:#x}"
+
+
+def _typed_call(case: Case, call: Call) -> str | None:
+    """A call to something with a prototype, its arguments as their types see them; None for any other call."""
+    proto = _proto_of(case, call.callee)
+    if proto is None:
+        return None
+    shown: list[str] = []
+    for value, param in zip(call.args, proto.params, strict=False):
+        if isinstance(value, int) and isinstance(param.type, CInt):
+            shown.append(_number(as_type(value, param.type)))
+        else:
+            shown.append(str(value) if isinstance(value, StackRef) else _number(value))
+    return f"{call.callee}({', '.join(shown)})"
+
+
+def _proto_of(case: Case, callee: str) -> Proto | None:
+    protos = [s.proto for s in case.assembled.prog.subprogs] + [k.proto for k in case.kfuncs]
+    return next((proto for proto in protos if proto is not None and proto.name == callee), None)
+
+
+def _against_reference(outcome: Ran, reference: Ran) -> list[Mismatch]:
+    """Native code against the interpreter: what no expectation names must be the same all the same."""
+    found: list[Mismatch] = []
+    if outcome.retval != reference.retval:
+        expect, got = _number(reference.retval), _number(outcome.retval)
+        found.append(Mismatch("interp", f"retval = {expect} (interp)", f"retval = {got}"))
+    if outcome.memory != reference.memory:
+        expect, got = reference.memory.hex(" "), outcome.memory.hex(" ")
+        found.append(Mismatch("interp", f"memory = {expect} (interp)", f"memory = {got}"))
+    if len(outcome.calls) != len(reference.calls):
+        found.append(Mismatch("interp", f"{len(reference.calls)} calls (interp)", f"{len(outcome.calls)} calls"))
+    return found

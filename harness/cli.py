@@ -1,0 +1,287 @@
+"""The command `callconv`. Exit status: 0 all passed, 1 a case failed, 2 the input or the command line is wrong."""
+
+import argparse
+import gc
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn
+
+from verifier.verify import Accepted, Rejected, Verifier
+
+from backends.base import Backend, Ran
+from harness.case import Case, CaseError, find_files, load_file
+from harness.check import verdict_mismatches, where_of
+from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
+from harness.plugins import BACKENDS, UnknownBackendError, make_backends
+from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
+from harness.suite import Result, Suite, unexecuted
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+MAX_SHOWN: Final = 20  # failures on the terminal; the reports hold all
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message says what and why."""
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The cases of some paths, and the errors of those that cannot be read."""
+
+    cases: list[Case] = field(default_factory=list)
+    errors: list[CaseError] = field(default_factory=list)
+
+
+def shown(path: Path) -> str:
+    """A path as reports name it: from the checkout's root, where it lies inside."""
+    resolved = path.resolve()
+    return str(resolved.relative_to(ROOT)) if resolved.is_relative_to(ROOT) else str(path)
+
+
+def load(paths: Sequence[str], word: str | None = None) -> Loaded:
+    """The cases of files, folders, and `FILE::CASE`. Raises InputError where nothing is there to run."""
+    loaded = Loaded()
+    for text in paths or [str(ROOT / "cases")]:
+        name, _, wanted = text.partition("::")
+        for path in find_files([Path(name)]):
+            file = load_file(path, shown=shown(path))
+            loaded.errors += file.errors
+            found = [
+                case for case in file.cases if not wanted or case.name == wanted or case.name.split("@")[0] == wanted
+            ]
+            if wanted and not found and not file.errors:
+                raise InputError(
+                    f"{shown(path)} has no case {wanted!r}; it has: {', '.join(c.name for c in file.cases)}"
+                )
+            loaded.cases += found
+    if word is not None:
+        loaded.cases = [case for case in loaded.cases if word.lower() in f"{case.file}::{case.name}".lower()]
+    if not loaded.cases and not loaded.errors:
+        raise InputError(f"no case matches -k {word}" if word else "there is no case in " + " ".join(paths))
+    return loaded
+
+
+def run(options: argparse.Namespace) -> int:
+    """`callconv run`: every case on every back end, the matrix, and reports/."""
+    backends = make_backends(options.backend)
+    loaded = load(options.paths, options.word)
+    suite, results, records = Suite(), list[Result](), list[Record]()
+    interrupted = False
+    gc.freeze()  # what is loaded by now stays; collecting it again and again costs a tenth of the run
+    try:
+        for case in loaded.cases:
+            for backend in backends:
+                result = suite.judge(case, backend)
+                results.append(result)
+                records.append(record_of(result))
+    except KeyboardInterrupt:
+        interrupted = True
+    errors = [error_record(error) for error in loaded.errors]
+    _save(options, records, errors, interrupted=interrupted)
+    _print_run(options, backends, records, loaded, interrupted=interrupted)
+    return _status(results, loaded, interrupted=interrupted, allow_skips=options.allow_skips)
+
+
+def _save(options: argparse.Namespace, records: list[Record], errors: list[Record], *, interrupted: bool) -> None:
+    command = " ".join(["callconv", *sys.argv[1:]])
+    try:
+        if options.json:
+            data = report_data(records, errors, interrupted=interrupted, command=command)
+            Path(options.json).write_text(json.dumps(data, indent=1), encoding="utf-8")
+        if options.reports:
+            write_reports(Path(options.reports), records, errors, interrupted=interrupted, command=command)
+    except OSError as error:
+        raise InputError(f"the reports cannot be written: {error}") from error
+
+
+def _status(results: list[Result], loaded: Loaded, *, interrupted: bool, allow_skips: bool) -> int:
+    if interrupted:
+        return INTERRUPTED
+    if loaded.errors:
+        return WRONG_INPUT
+    bad = any(result.status in ("failed", "error") for result in results)
+    skipped = any(result.status == "skipped" for result in results)
+    return FAILED if bad or (skipped and not allow_skips) or unexecuted(results) else PASSED
+
+
+def _print_run(
+    options: argparse.Namespace, backends: list[Backend], records: list[Record], loaded: Loaded, *, interrupted: bool
+) -> None:
+    from harness.terminal import print_matrix, print_plain
+
+    for error in loaded.errors:
+        print_plain(str(error), "red")
+    bad = [record for record in records if record["status"] in ("failed", "error")]
+    for record in bad[:MAX_SHOWN]:
+        print_plain("\n".join(failure_lines(record)), "red")
+    if len(bad) > MAX_SHOWN:
+        print_plain(f"... and {len(bad) - MAX_SHOWN} more failures: see {options.reports or 'the JSON'}", "red")
+    print_matrix(records, [backend.name for backend in backends], by_case=options.verbose)
+    for reason in sorted({record["reason"] for record in records if record["status"] == "skipped"}):
+        number = sum(record["reason"] == reason for record in records)
+        print_plain(f"skipped {number}: {reason}", "yellow")
+    print_plain(_summary(records, loaded, options), "red" if bad or loaded.errors or interrupted else "green")
+    if interrupted:
+        done = len({(record["file"], record["case"]) for record in records})
+        print_plain(f"interrupted: {done} of {len(loaded.cases)} cases had begun; what they gave is reported", "red")
+
+
+def _summary(records: list[Record], loaded: Loaded, options: argparse.Namespace) -> str:
+    total = counts(records)
+    rejected = sum(r["status"] == "passed" and r["verdict"] == "reject" for r in records)
+    text = f"{len(loaded.cases)} cases: {total['passed']} passed ({rejected} of them rightly rejected), {total['failed']} failed"
+    text += f", {total['error']} errors" if total["error"] else ""
+    text += f", {total['skipped']} skipped"
+    text += f", {len(loaded.errors)} unreadable" if loaded.errors else ""
+    return f"{text}; reports in {shown(Path(options.reports))}/" if options.reports else text
+
+
+def _one_case(text: str) -> Case:
+    """A case by `FILE::CASE`, or by a name that only one case of the suite has."""
+    loaded = load([text] if "::" in text or Path(text).exists() else [])
+    if loaded.errors:
+        raise InputError("\n".join(str(error) for error in loaded.errors))
+    exact = "::" in text or Path(text).exists()
+    found = loaded.cases if exact else [c for c in loaded.cases if c.name == text or c.name.split("@")[0] == text]
+    if not found:
+        raise InputError(f"there is no case {text!r}; `callconv run -k WORD -v` lists cases by name")
+    if len(found) > 1:
+        names = ", ".join(f"{case.file}::{case.name}" for case in found)
+        raise InputError(f"{text!r} names {len(found)} cases: {names}")
+    return found[0]
+
+
+def show(options: argparse.Namespace) -> int:
+    """`callconv show`: one case on one back end: listing, frames, call trace."""
+    (backend,) = make_backends([options.backend])
+    case = _one_case(options.case)
+    result = Suite(detail=True).judge(case, backend)
+    say(f"{case.file}:{case.line}: {case.name} ({backend.name})")
+    say(f"  {case.about}")
+    say(f"  spec    {'; '.join(case.spec)}")
+    _show_listing(result)
+    _show_run(result)
+    for line in failure_lines(record_of(result))[1:] if result.status in ("failed", "error") else []:
+        say(line)
+    say(f"{result.status}{': ' + result.reason if result.status == 'skipped' else ''}")
+    return PASSED if result.status == "passed" else FAILED
+
+
+def _show_listing(result: Result) -> None:
+    prog, outcome, verdict = result.case.assembled.prog, result.outcome, result.verdict
+    image = outcome.image if isinstance(outcome, Ran) else None
+    if image is not None and isinstance(verdict, Accepted):
+        rows = native_rows(verdict.verified.prog, image)
+    else:
+        rows = bpf_rows(prog)
+    subprog = None
+    for row in rows:
+        if row.subprog != subprog:
+            subprog = row.subprog
+            say(f"\n{subprog}:")
+        for line in row_lines(row):
+            say(line)
+    say("")
+
+
+def _show_run(result: Result) -> None:
+    verdict, outcome = result.verdict, result.outcome
+    if isinstance(verdict, Rejected):
+        say(f"rejected ({verdict.rule}): {verdict.message}")
+        say(f"  where   {where_of(result.case.assembled.prog, verdict.insn) or 'the whole program'}")
+    if isinstance(outcome, Ran):
+        for number, call in enumerate(outcome.calls, 1):
+            say(f"call {number}: {call.callee}({', '.join(value_text(arg) for arg in call.args)})")
+        for view in outcome.frames:
+            for line in frame_lines(view):
+                say(line)
+        say(f"retval = {value_text(outcome.retval)}")
+        for violation in outcome.violations:
+            say(f"broken: {violation.check}: {violation.message}")
+
+
+def verify(options: argparse.Namespace) -> int:
+    """`callconv verify`: the verifier's log of every case of a file; 1 where a verdict is not the expected one."""
+    loaded = load([options.file])
+    for error in loaded.errors:
+        print(error, file=sys.stderr)  # noqa: T201
+    wrong = 0
+    for case in loaded.cases:
+        verdict = Verifier(log_level=options.level).verify(case.assembled.prog)
+        say(f"# {case.file}:{case.line}: {case.name}")
+        say(verdict.log.rstrip("\n"))
+        say(f"# {'accept' if isinstance(verdict, Accepted) else f'reject ({verdict.rule}, errno {verdict.errno})'}")
+        for mismatch in verdict_mismatches(case, verdict):
+            wrong += 1
+            say(f"#   expect  {mismatch.expect}\n#   got     {mismatch.got}")
+        say("")
+    return WRONG_INPUT if loaded.errors else FAILED if wrong else PASSED
+
+
+def say(text: str) -> None:
+    """One line of output."""
+    print(text)  # noqa: T201
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_INPUT, f"callconv: {message}\n{self.format_usage()}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = _Parser(
+        prog="callconv", description="The conformance suite for the BPF calling convention.", allow_abbrev=False
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    names = ", ".join(BACKENDS)
+
+    runs = commands.add_parser("run", help="run cases on back ends and write reports/", allow_abbrev=False)
+    runs.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")
+    runs.add_argument(
+        "--backend", action="append", metavar="NAME", help=f"a back end, may be repeated (default: all: {names})"
+    )
+    runs.add_argument("-k", dest="word", metavar="WORD", help="only cases whose FILE::NAME contains WORD")
+    runs.add_argument("--json", metavar="FILE", help="write the results to FILE as well")
+    runs.add_argument(
+        "--reports", metavar="DIR", default=str(ROOT / "reports"), help="where reports go (default: reports/)"
+    )
+    runs.add_argument("--no-reports", dest="reports", action="store_const", const=None, help="write no reports")
+    runs.add_argument("--allow-skips", action="store_true", help="a skipped case does not fail the run")
+    runs.add_argument("-v", "--verbose", action="store_true", help="a line per case, not per file")
+    runs.set_defaults(do=run)
+
+    shows = commands.add_parser("show", help="one case: listing, frame, call trace", allow_abbrev=False)
+    shows.add_argument("case", metavar="CASE", help="a case's name, or FILE::CASE")
+    shows.add_argument("--backend", required=True, metavar="NAME", help=names)
+    shows.set_defaults(do=show)
+
+    verifies = commands.add_parser("verify", help="the verifier's log of every case of a file", allow_abbrev=False)
+    verifies.add_argument("file", metavar="FILE", help="a case file, or FILE::CASE")
+    verifies.add_argument("--level", type=int, choices=(0, 1, 2), default=2, help="how much the log tells (default: 2)")
+    verifies.set_defaults(do=verify)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point; gives the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.do(options))
+    except (InputError, UnknownBackendError, CaseError) as error:
+        print(f"callconv: {error}", file=sys.stderr)  # noqa: T201
+        return WRONG_INPUT
+    except KeyboardInterrupt:
+        print("callconv: interrupted", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain at exit
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Writes reports/: report.json, junit.xml and report.html, all from one list of plain records."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree as ET
+
+from verifier.verify import Accepted, Rejected
+
+from backends.base import Ran
+from harness.case import CaseError
+from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
+from harness.suite import Result
+
+SCHEMA: Final = 1  # of report.json; raised when a field changes its meaning or goes away
+Record = dict[str, Any]
+
+
+def record_of(result: Result) -> Record:
+    """One result as plain data; the fields are those of reports/README.md."""
+    case, verdict = result.case, result.verdict
+    record: Record = {
+        "file": case.file,
+        "line": case.line,
+        "case": case.name,
+        "backend": result.backend,
+        "status": result.status,
+        "verdict": result.verdict_word,
+        "about": case.about,
+        "spec": list(case.spec),
+        "seconds": round(result.seconds, 6),
+        "reason": result.reason,
+        "mismatches": [
+            {"check": m.check, "expect": m.expect, "got": m.got, "where": m.where} for m in result.mismatches
+        ],
+        "retval": None,
+        "calls": [],
+    }
+    if isinstance(verdict, Rejected):
+        at = None if verdict.insn is None else case.assembled.prog.where(verdict.insn)
+        record |= {"rule": verdict.rule, "message": verdict.message, "at": at}
+    if isinstance(result.outcome, Ran):
+        record["retval"] = result.outcome.retval
+        record["calls"] = [{"callee": c.callee, "args": [value_text(a) for a in c.args]} for c in result.outcome.calls]
+    if result.status in ("failed", "error"):
+        record["detail"] = _detail(result)
+    return record
+
+
+def _detail(result: Result) -> Record:
+    """What a failure is explained by: the log, and the listings."""
+    case, verdict = result.case, result.verdict
+    detail: Record = {
+        "log": verdict.log if verdict else "",
+        "reproduce": f"callconv show {case.file}::{case.name} --backend {result.backend}",
+        "bpf": [_row(row) for row in bpf_rows(case.assembled.prog)],
+        "native": [],
+        "frames": [],
+    }
+    if isinstance(result.outcome, Ran) and isinstance(verdict, Accepted):
+        if result.outcome.image is not None:
+            rows = native_rows(verdict.verified.prog, result.outcome.image)
+            detail["native"] = [_row(row) for row in rows]
+        detail["frames"] = ["\n".join(frame_lines(view)) for view in result.outcome.frames]
+    return detail
+
+
+def _row(row: Row) -> Record:
+    return {"subprog": row.subprog, "number": row.number, "text": row.text, "native": [list(n) for n in row.native]}
+
+
+def error_record(error: CaseError) -> Record:
+    """A case file that cannot be read."""
+    return {"file": error.file, "line": error.line, "column": error.column, "message": error.message}
+
+
+def counts(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many results have each status; all four are always there."""
+    total = dict.fromkeys(("passed", "failed", "error", "skipped"), 0)
+    for record in records:
+        total[record["status"]] += 1
+    return total
+
+
+def write_reports(
+    folder: Path, records: Sequence[Record], errors: Sequence[Record], *, interrupted: bool, command: str
+) -> None:
+    """All three files. Raises OSError where the folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    report = report_data(records, errors, interrupted=interrupted, command=command)
+    (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (folder / "junit.xml").write_bytes(junit(records, errors))
+    (folder / "report.html").write_text(html(report), encoding="utf-8")
+
+
+def report_data(records: Sequence[Record], errors: Sequence[Record], *, interrupted: bool, command: str) -> Record:
+    """The content of report.json."""
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "interrupted": interrupted,
+        "counts": counts(records),
+        "errors": list(errors),
+        "results": list(records),
+    }
+
+
+def failure_lines(record: Mapping[str, Any]) -> list[str]:
+    """A failure in a few lines: what was promised, expected, got, and where."""
+    lines = [f"{record['file']}:{record['line']}: {record['case']} ({record['backend']})"]
+    lines.append(f"  spec    {'; '.join(record['spec'])}")
+    if record["status"] == "error":
+        return [*lines, "  error   a defect of the suite itself:", *("    " + t for t in record["reason"].splitlines())]
+    first = record["mismatches"][0]
+    lines += [f"  expect  {first['expect']}", f"  got     {first['got']}"]
+    if first["where"]:
+        lines.append(f"  where   {first['where']}")
+    if len(record["mismatches"]) > 1:
+        lines.append(
+            f"  more    {len(record['mismatches']) - 1} more: {', '.join(m['check'] for m in record['mismatches'][1:])}"
+        )
+    return lines
+
+
+def junit(records: Sequence[Record], errors: Sequence[Record]) -> bytes:
+    """JUnit XML: a testcase per result, classname the case, name the back end; properties as CI viewers group by them."""
+    total = counts(records)
+    suite = ET.Element(
+        "testsuite",
+        name="callconv",
+        tests=str(len(records) + len(errors)),
+        failures=str(total["failed"]),
+        errors=str(total["error"] + len(errors)),
+        skipped=str(total["skipped"]),
+    )
+    for record in records:
+        suite.append(_testcase(record))
+    for error in errors:
+        case = ET.SubElement(suite, "testcase", classname=_xml(error["file"]), name="load")
+        place = f"{error['file']}:{error['line']}:{error['column']}"
+        ET.SubElement(case, "error", message=_xml(f"{place}: {error['message']}"))
+    root = ET.Element("testsuites")
+    root.append(suite)
+    return b'<?xml version="1.0" encoding="utf-8"?>\n' + bytes(ET.tostring(root, encoding="utf-8"))
+
+
+def _testcase(record: Record) -> ET.Element:
+    stem = record["file"].removesuffix(".yaml").replace("/", ".")
+    name = {"classname": f"{stem}.{record['case']}", "name": record["backend"], "time": f"{record['seconds']:.6f}"}
+    case = ET.Element("testcase", {k: _xml(v) for k, v in name.items()}, file=record["file"], line=str(record["line"]))
+    properties = ET.SubElement(case, "properties")
+    for key, value in (
+        ("backend", record["backend"]),
+        ("verdict", record["verdict"] or ""),
+        ("spec", "; ".join(record["spec"])),
+    ):
+        ET.SubElement(properties, "property", name=key, value=_xml(value))
+    if record["status"] == "skipped":
+        ET.SubElement(case, "skipped", message=_xml(record["reason"]))
+    elif record["status"] in ("failed", "error"):
+        tag = "failure" if record["status"] == "failed" else "error"
+        lines = failure_lines(record)
+        ET.SubElement(case, tag, message=_xml(lines[-1].strip())).text = _xml("\n".join(lines))
+    return case
+
+
+def _xml(text: str) -> str:
+    """Without the control characters that XML 1.0 cannot hold."""
+    return "".join(c if c in "\t\n\r" or " " <= c <= "\ud7ff" or c >= "\ue000" else "\ufffd" for c in text)
+
+
+def html(report: Record) -> str:
+    """One self-contained page."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
+    env = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    files: dict[str, dict[str, dict[str, Record]]] = {}
+    for record in report["results"]:
+        files.setdefault(record["file"], {}).setdefault(record["case"], {})[record["backend"]] = record
+    backends = list(dict.fromkeys(record["backend"] for record in report["results"]))
+    failures = [r for r in report["results"] if r["status"] in ("failed", "error")]
+    page = env.get_template("report.html.j2")
+    return page.render(report=report, files=files, backends=backends, failures=failures)

@@ -1,0 +1,104 @@
+"""One case on one back end: verify, run, check. What the command line and pytest share."""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, assert_never
+
+from verifier.verify import Accepted, Rejected, Verdict, Verifier
+
+from backends.base import Backend, ExpectedPlace, Job, Outcome, Ran, Unsupported
+from backends.calls import Body
+from backends.interp import Interpreter
+from harness.case import Case
+from harness.check import Mismatch, run_mismatches, verdict_mismatches
+
+Status = Literal["passed", "failed", "skipped", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one case did on one back end. `seconds` is wall-clock time, verification included where it was done here."""
+
+    case: Case
+    backend: str
+    status: Status
+    verdict: Verdict | None
+    outcome: Outcome | None = None
+    reference: Ran | None = None
+    mismatches: tuple[Mismatch, ...] = ()
+    reason: str = ""  # why it was skipped, or the traceback of an error
+    seconds: float = 0.0
+
+    @property
+    def verdict_word(self) -> str | None:
+        """`accept`, `reject`, or None where there was no verdict."""
+        match self.verdict:
+            case Accepted():
+                return "accept"
+            case Rejected():
+                return "reject"
+            case None:
+                return None
+            case _:
+                assert_never(self.verdict)
+
+
+@dataclass(slots=True)
+class Suite:
+    """Runs cases. The verdict and the interpreter's run of a case are made once, however many back ends follow."""
+
+    verifier: Verifier = field(default_factory=Verifier)
+    detail: bool = False
+    _last: tuple[Case, Verdict, Ran | None] | None = None
+
+    def judge(self, case: Case, backend: Backend) -> Result:
+        """One case on one back end; never raises for a fault of the case, the back end or our own code."""
+        started = time.perf_counter()
+        try:
+            result = self._judge(case, backend)
+        # The boundary that keeps one case's defect, ours included, from losing the others: it is reported as an error.
+        except Exception:  # noqa: BLE001
+            result = Result(case, backend.name, "error", None, reason=traceback.format_exc())
+        return replace(result, seconds=time.perf_counter() - started)
+
+    def _judge(self, case: Case, backend: Backend) -> Result:
+        missing = [word for word in case.needs if word not in backend.features]
+        if missing:
+            return Result(case, backend.name, "skipped", None, reason=f"{backend.name} lacks {', '.join(missing)}")
+        verdict, reference = self._verdict(case)
+        wrong = verdict_mismatches(case, verdict)
+        if wrong or not isinstance(verdict, Accepted):
+            return Result(case, backend.name, "failed" if wrong else "passed", verdict, mismatches=tuple(wrong))
+        own = isinstance(backend, Interpreter) and reference is not None and not self.detail
+        outcome = reference if own else backend.run(self._job(case, verdict, reference))
+        assert outcome is not None
+        if isinstance(outcome, Unsupported):
+            return Result(case, backend.name, "skipped", verdict, outcome, reference, reason=outcome.reason)
+        mismatches = tuple(run_mismatches(case, outcome, reference))
+        status: Status = "failed" if mismatches else "passed"
+        if mismatches and not own and not self.detail:
+            outcome = backend.run(
+                replace(self._job(case, verdict, reference), detail=True)
+            )  # once more, for the report
+        return Result(case, backend.name, status, verdict, outcome, reference, mismatches)
+
+    def _verdict(self, case: Case) -> tuple[Verdict, Ran | None]:
+        if self._last is None or self._last[0] is not case:
+            verdict, reference = self.verifier.verify(case.assembled.prog), None
+            if isinstance(verdict, Accepted):
+                outcome = Interpreter().run(self._job(case, verdict, None))
+                reference = outcome if isinstance(outcome, Ran) else None
+            self._last = case, verdict, reference
+        return self._last[1], self._last[2]
+
+    def _job(self, case: Case, verdict: Accepted, reference: Ran | None) -> Job:
+        bodies = tuple(Body(kfunc.proto, kfunc.returns) for kfunc in case.kfuncs)
+        places = tuple(ExpectedPlace(p.arch, p.callee, p.param, p.where) for p in case.expect.place)
+        return Job(case.assembled.prog, verdict.verified, case.ctx, bodies, places, reference, self.detail)
+
+
+def unexecuted(results: Sequence[Result]) -> bool:
+    """Whether a run made no result that says anything: it must not look green."""
+    return not any(result.status in ("passed", "failed", "error") for result in results)

@@ -1,0 +1,119 @@
+"""Prototypes and arguments: what a callee may be given. SA-V sections 3 and 8."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from harness.isa import opcodes as op
+from harness.isa.calls import HELPERS
+from harness.isa.insn import CallHelper, CallKfunc, Prog, Subprog
+from harness.isa.proto import CInt, CPtr, CStruct, CType, Proto
+from verifier import rules
+from verifier.scalar import Scalar
+from verifier.state import NOT_INIT, UNKNOWN, CtxPtr, Frame, RegState
+
+
+class Refuse(Protocol):
+    """Makes the exception of a refusal."""
+
+    def __call__(self, rule: str, message: str, errno: int, insn: int | None = None) -> Exception:
+        """It is raised by the caller."""
+        ...
+
+
+def check_protos(prog: Prog, refuse: Refuse) -> None:
+    """Prototypes that no call can have. SA-V-14, SA-V-39; they are refused when they are added, called or not."""
+    for at, insn in enumerate(prog.ops):
+        if isinstance(insn, CallKfunc):
+            proto = prog.kfunc(insn.btf_id)
+            if proto is None or insn.fd_index:
+                raise refuse("call-known", f"kernel btf_id {insn.btf_id} is not a function", rules.EINVAL, at)
+            _check_kfunc_proto(proto, at, refuse)
+        elif isinstance(insn, CallHelper) and insn.id not in HELPERS:
+            raise refuse("call-known", f"invalid func unknown#{insn.id}", rules.EINVAL, at)
+    for subprog in prog.subprogs[1:]:
+        if subprog.proto is not None and len(subprog.proto.params) > op.MAX_ARGS:
+            count = len(subprog.proto.params)
+            text = f"kernel supports at most {op.MAX_ARGS} parameters, function {subprog.name} has {count}"
+            raise refuse("max-params", text, rules.EINVAL)
+
+
+def _check_kfunc_proto(proto: Proto, at: int, refuse: Refuse) -> None:
+    if len(proto.params) > op.MAX_ARGS:
+        text = f"The function {proto.name} has {len(proto.params)} arguments. Too many."
+        raise refuse("max-params", text, rules.EINVAL, at)
+    for index, param in enumerate(proto.params):
+        if isinstance(param.type, CStruct):
+            text = f"Unrecognized {rules.operand(index)} type STRUCT"
+            raise refuse("kfunc-param-type", text, rules.EINVAL, at)
+
+
+def callee_params(subprog: Subprog) -> int:
+    """Parameters of a callee; none without a prototype. SA-V-11."""
+    return 0 if subprog.proto is None else len(subprog.proto.params)
+
+
+def _prepared(ctype: CType) -> bool:
+    return isinstance(ctype, CInt) or (isinstance(ctype, CPtr) and ctype.ctx)
+
+
+def prepared(proto: Proto) -> bool:
+    """Whether the types of a static function can be checked: integers, and pointers tagged as context. SA-V-12, 13."""
+    return all(_prepared(param.type) for param in proto.params)
+
+
+def argument(frame: Frame, index: int) -> RegState:
+    """What the caller has for argument `index`, from 0."""
+    if index < op.MAX_REG_ARGS:
+        return frame.regs[index + 1]
+    slot = index - op.MAX_REG_ARGS
+    return frame.slots[slot] if slot < len(frame.slots) else NOT_INIT
+
+
+def unreliable_args(proto: Proto, frame: Frame) -> bool:
+    """Whether some argument is not of its parameter's type. SA-V-31."""
+    for index, param in enumerate(proto.params):
+        state = argument(frame, index)
+        if not isinstance(state, Scalar if isinstance(param.type, CInt) else CtxPtr):
+            return True
+    return False
+
+
+def entry_args(subprog: Subprog, refuse: Refuse) -> dict[int, RegState]:
+    """What a global function may assume of its arguments when it is verified on its own."""
+    args: dict[int, RegState] = {}
+    for index, param in enumerate(subprog.proto.params if subprog.proto else ()):
+        if index >= op.MAX_REG_ARGS:
+            count = len(subprog.proto.params) if subprog.proto else 0
+            text = f"global function {subprog.name} has {count} > 5 args, stack args not supported"
+            raise refuse("global-stack-args", text, rules.EINVAL, subprog.start)
+        if isinstance(param.type, CPtr) and param.type.ctx:
+            args[index + 1] = CtxPtr(0)
+        elif isinstance(param.type, CInt):
+            args[index + 1] = UNKNOWN
+    return args
+
+
+def check_helper(insn: CallHelper, refuse: Refuse) -> RegState:
+    """A helper without arguments; gives its result."""
+    helper = HELPERS.get(insn.id)
+    if helper is None:
+        raise refuse("call-known", f"invalid func unknown#{insn.id}", rules.EINVAL)
+    return UNKNOWN
+
+
+def check_kfunc(
+    prog: Prog, insn: CallKfunc, frame: Frame, check_slots: Callable[[int, Frame], None], refuse: Refuse
+) -> Proto:
+    """The arguments of a kfunc: slots first, then types in order. SA-V-38, SA-V-39."""
+    proto = prog.kfunc(insn.btf_id)
+    if proto is None:
+        raise refuse("call-known", f"kernel btf_id {insn.btf_id} is not a function", rules.EINVAL)
+    if len(proto.params) > op.MAX_REG_ARGS:
+        check_slots(len(proto.params), frame)
+    for index, param in enumerate(proto.params):
+        state, name = argument(frame, index), rules.operand(index)
+        kind = rules.KfuncScalar if isinstance(param.type, CInt) else rules.KfuncPointer
+        rule = kind(name, state)
+        if not rule.holds(frame):
+            raise refuse(rule.id, rule.message(), rule.errno)
+    return proto

@@ -1,0 +1,97 @@
+"""The shape of the control flow, before any path is walked. Linux kernel/bpf/cfg.c and check_subprogs()."""
+
+from dataclasses import dataclass
+
+from harness.isa.insn import Branch, CallSubprog, Exit, Goto, LdImm64, Op, Prog
+
+
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """What is wrong with the shape, at an insn of the program."""
+
+    rule: str
+    message: str
+    insn: int
+
+
+def successors(index: int, insn: Op) -> tuple[int, ...]:
+    """Where control goes from an insn, without leaving its function."""
+    match insn:
+        case Exit():
+            return ()
+        case Goto():
+            return (index + 1 + insn.off,)
+        case Branch():
+            return (index + 1, index + 1 + insn.off)
+        case LdImm64():
+            return (index + 2,)
+        case _:
+            return (index + 1,)
+
+
+def check(prog: Prog) -> Flaw | None:
+    """The first flaw, or None: jumps stay in their function, functions end, nothing is unreachable, nothing loops."""
+    return _ranges(prog) or _walk(prog)
+
+
+def _ranges(prog: Prog) -> Flaw | None:
+    for subprog in prog.subprogs:
+        for index in range(subprog.start, subprog.end):
+            insn = prog.ops[index]
+            if isinstance(insn, Goto | Branch) and not subprog.start <= index + 1 + insn.off < subprog.end:
+                return Flaw("jump-range", f"jump out of range from insn {index} to {index + 1 + insn.off}", index)
+            if isinstance(insn, CallSubprog) and prog.subprog_at(index + 1 + insn.off) is None:
+                return Flaw(
+                    "call-known", f"invalid destination: there is no function at insn {index + 1 + insn.off}", index
+                )
+        if not isinstance(prog.ops[subprog.end - 1], Exit | Goto):
+            return Flaw("last-insn", "last insn is not an exit or jmp", subprog.end - 1)
+    return None
+
+
+def _walk(prog: Prog) -> Flaw | None:
+    """Depth-first over the functions that are called, with the insns on the way marked: an edge to one of them is a loop."""
+    done, on_path = bytearray(len(prog.insns)), bytearray(len(prog.insns))
+    functions, seen = [0], {0}
+    while functions:
+        start = prog.subprogs[functions.pop()].start
+        path = [(start, iter(successors(start, prog.ops[start])))]
+        on_path[start] = done[start] = 1
+        _note_call(prog, start, functions, seen)
+        while path:
+            index, following = path[-1]
+            target = next(following, None)
+            if target is None:
+                on_path[index] = 0
+                path.pop()
+            elif on_path[target]:
+                return Flaw("no-loop", f"back-edge from insn {index} to {target}", index)
+            elif not done[target]:
+                done[target] = on_path[target] = 1
+                _note_call(prog, target, functions, seen)
+                path.append((target, iter(successors(target, prog.ops[target]))))
+    for index in range(len(prog.insns)):
+        hole = index > 0 and isinstance(prog.ops[index - 1], LdImm64)
+        if hole and done[index]:
+            return Flaw("jump-range", f"jump into the middle of ldimm64 insn {index - 1}", index - 1)
+        if not done[index] and not hole:
+            return Flaw("unreachable", f"unreachable insn {index}", index)
+    return None
+
+
+def _note_call(prog: Prog, index: int, functions: list[int], seen: set[int]) -> None:
+    insn = prog.ops[index]
+    if isinstance(insn, CallSubprog):
+        callee = prog.subprog_at(index + 1 + insn.off)
+        if callee is not None and callee not in seen:
+            seen.add(callee)
+            functions.append(callee)
+
+
+def prune_points(prog: Prog) -> frozenset[int]:
+    """Insns where paths may meet: targets of jumps, and the starts of functions."""
+    points = {subprog.start for subprog in prog.subprogs}
+    for index, insn in enumerate(prog.ops):
+        if isinstance(insn, Goto | Branch):
+            points.add(index + 1 + insn.off)
+    return frozenset(points)

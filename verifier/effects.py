@@ -1,0 +1,182 @@
+"""Which rules an insn must keep, and what it changes in the running frame; calls and exits are the walk's."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from harness.isa import opcodes as op
+from harness.isa.insn import (
+    Alu,
+    Branch,
+    CallHelper,
+    CallKfunc,
+    CallSubprog,
+    Exit,
+    Goto,
+    Hole,
+    Imm,
+    LdImm64,
+    Load,
+    LoadArg,
+    Op,
+    Reg,
+    Src,
+    Store,
+    StoreArg,
+    Undefined,
+)  # fmt: skip
+from verifier import rules
+from verifier.scalar import Scalar, alu
+from verifier.state import NOT_INIT, UNKNOWN, CtxPtr, Frame, FramePtr, Pointer, RegState, State
+
+
+def source(frame: Frame, src: Src) -> RegState:
+    """What a source operand holds: a constant is a number of 64 bits, its sign extended."""
+    return Scalar.const(src.value) if isinstance(src, Imm) else frame.regs[src.n]
+
+
+def _readable(*sources: Src | int) -> Iterator[rules.Rule]:
+    for src in sources:
+        if isinstance(src, int):
+            yield rules.Readable(src)
+        elif isinstance(src, Reg):
+            yield rules.Readable(src.n)
+
+
+def requirements(insn: Op, frame: Frame, incoming: int) -> Iterator[rules.Rule]:
+    """The rules of one insn, in Linux's order; `incoming` is how many stack arguments the running function takes."""
+    match insn:
+        case Alu():
+            yield from _alu_rules(insn, frame)
+        case LdImm64():
+            yield rules.Writable(insn.dst)
+        case Load():
+            yield rules.Readable(insn.base)
+            yield rules.Writable(insn.dst)
+            yield from _access_rules(insn.base, frame.regs[insn.base], insn.off, insn.size.bytes, is_write=False)
+        case Store():
+            yield from _readable(insn.base, insn.src)
+            yield from _access_rules(insn.base, frame.regs[insn.base], insn.off, insn.size.bytes, is_write=True)
+        case LoadArg():
+            yield rules.Writable(insn.dst)
+            yield rules.StackArgLoadFirst()
+            yield rules.StackArgReadLimit(insn.off, incoming)
+        case StoreArg():
+            yield from _readable(insn.src)
+            yield rules.StackArgWriteLimit(insn.off)
+        case Branch():
+            yield from _readable(insn.src, insn.dst)
+        case Goto() | CallHelper() | CallSubprog() | CallKfunc() | Exit() | Hole() | Undefined():
+            pass
+        case _:
+            assert_never(insn)
+
+
+def _alu_rules(insn: Alu, frame: Frame) -> Iterator[rules.Rule]:
+    yield from _readable(insn.src)
+    if insn.op is not op.MOV:
+        yield rules.Readable(insn.dst)
+    if isinstance(insn.src, Imm) and insn.op in (op.DIV, op.MOD):
+        yield rules.DivisorNotZero(insn.src.value)
+    if isinstance(insn.src, Imm) and insn.op in (op.LSH, op.RSH, op.ARSH):
+        yield rules.ShiftInRange(insn.src.value, insn.bits)
+    yield rules.Writable(insn.dst)
+    yield rules.PointerArithmetic(insn.op, insn.bits, insn.dst, frame.regs[insn.dst], source(frame, insn.src))
+
+
+def _access_rules(reg: int, base: RegState, off: int, size: int, *, is_write: bool) -> Iterator[rules.Rule]:
+    yield rules.PointerAccess(reg, base)
+    if isinstance(base, FramePtr):
+        yield rules.StackAligned(base, off, size)
+        yield rules.StackBounds(reg, base, off, size, is_write)
+    elif isinstance(base, CtxPtr):
+        yield rules.CtxBounds(base, off, size)
+
+
+def effect(insn: Op, state: State) -> int | None:
+    """Applies an insn that stays in its function; gives the register that it wrote, if any."""
+    frame = state.top
+    match insn:
+        case Alu():
+            frame.regs[insn.dst] = _alu(insn, frame.regs[insn.dst], source(frame, insn.src))
+            return insn.dst
+        case LdImm64():
+            frame.regs[insn.dst] = Scalar.const(insn.value)
+            return insn.dst
+        case Load():
+            frame.regs[insn.dst] = _load(state, frame.regs[insn.base], insn)
+            return insn.dst
+        case Store():
+            _store(state, frame.regs[insn.base], insn, source(frame, insn.src))
+        case LoadArg():
+            caller = state.frames[-2].slots
+            frame.regs[insn.dst] = caller[insn.slot] if insn.slot < len(caller) else NOT_INIT
+            return insn.dst
+        case StoreArg():
+            frame.slots += [NOT_INIT] * (insn.slot + 1 - len(frame.slots))
+            frame.slots[insn.slot] = source(frame, insn.src)
+            frame.no_stack_arg_load = True
+        case Goto() | Branch() | CallHelper() | CallSubprog() | CallKfunc() | Exit() | Hole() | Undefined():
+            pass
+        case _:
+            assert_never(insn)
+    return None
+
+
+def _alu(insn: Alu, dst: RegState, src: RegState) -> RegState:
+    if insn.op is op.MOV and insn.bits == 64:
+        return src
+    if isinstance(dst, Pointer) or isinstance(src, Pointer):
+        return _pointer_alu(insn, dst, src)
+    left = dst if isinstance(dst, Scalar) else UNKNOWN
+    right = src if isinstance(src, Scalar) else UNKNOWN
+    if insn.bits == 64:
+        return alu(insn.op, left, right)
+    return alu(insn.op, left.low(32), right.low(32)).extended()
+
+
+def _pointer_alu(insn: Alu, dst: RegState, src: RegState) -> RegState:
+    """A pointer moved by a number; what else the rules let through is some number."""
+    pointer, number = (dst, src) if isinstance(dst, Pointer) else (src, dst)
+    if insn.bits == 32 or insn.op not in (op.ADD, op.SUB) or not isinstance(number, Scalar):
+        return Scalar.unknown(32).extended() if insn.bits == 32 else UNKNOWN
+    assert isinstance(pointer, FramePtr | CtxPtr)
+    return moved(pointer, number if insn.op is op.ADD else alu(op.NEG, number, number))
+
+
+def moved(pointer: FramePtr | CtxPtr, by: Scalar) -> FramePtr | CtxPtr:
+    """The pointer plus a number."""
+    var, off = pointer.var, pointer.off
+    if by.value is not None and abs(by.smin) < 1 << 29 and abs(off + by.smin) < 1 << 29:
+        off += by.smin
+    else:
+        var = by if var is None else alu(op.ADD, var, by)
+    return FramePtr(pointer.frame, off, var) if isinstance(pointer, FramePtr) else CtxPtr(off, var)
+
+
+def _load(state: State, base: RegState, insn: Load) -> RegState:
+    """A slot that was stored whole comes back as it was; a part of a known number is a known number; else anything."""
+    size = insn.size.bytes
+    anything = Scalar.unknown(size * 8).extended()
+    if not isinstance(base, FramePtr) or base.var is not None:
+        return anything
+    at = base.off + insn.off
+    whole = state.frames[base.frame].stack.get(at // 8 * 8)
+    if whole is None:
+        return anything
+    if size == 8:
+        return whole
+    if at % 8 == 0 and isinstance(whole, Scalar):
+        return whole.low(size * 8).extended()
+    return anything
+
+
+def _store(state: State, base: RegState, insn: Store, value: RegState) -> None:
+    if not isinstance(base, FramePtr):
+        return
+    stack, size = state.frames[base.frame].stack, insn.size.bytes
+    low, high = rules.reach(base, insn.off)
+    if base.var is None and size == 8:
+        stack[low] = value
+        return
+    for slot in range(low // 8 * 8, high + size, 8):
+        stack.pop(slot, None)

@@ -1,0 +1,400 @@
+"""A class per rule: id, error, what must hold, and Linux's words where it does not."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Final, Protocol
+
+from harness.isa import opcodes as op
+from harness.isa.insn import Insn, Undefined, is_stack_arg_load, is_stack_arg_store
+from verifier.scalar import Scalar
+from verifier.state import MAX_CTX_OFF, STACK_BYTES, CtxPtr, Frame, FramePtr, NotInit, Pointer, RegState, type_word
+
+EINVAL, EACCES, EFAULT, E2BIG = 22, 13, 14, 7
+MAX_SLOTS: Final = op.MAX_STACK_ARGS
+
+
+class Rule(Protocol):
+    """One thing that must hold before an insn may have its effect."""
+
+    id: ClassVar[str]
+    errno: ClassVar[int]
+
+    def holds(self, frame: Frame) -> bool:
+        """Whether it holds in the running frame."""
+        ...
+
+    def message(self) -> str:
+        """Linux's words."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Readable:
+    """A register is written before it is read. Linux kernel/bpf/verifier.c, check_reg_arg()."""
+
+    id: ClassVar[str] = "reg-readable"
+    errno: ClassVar[int] = EACCES
+    reg: int
+
+    def holds(self, frame: Frame) -> bool:
+        """The register holds something."""
+        return not isinstance(frame.regs[self.reg], NotInit)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"R{self.reg} !read_ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Writable:
+    """R10 is never written. Linux kernel/bpf/verifier.c, check_reg_arg()."""
+
+    id: ClassVar[str] = "fp-read-only"
+    errno: ClassVar[int] = EACCES
+    reg: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It is another register."""
+        return self.reg != op.FP
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "frame pointer is read only"
+
+
+@dataclass(frozen=True, slots=True)
+class StackArgWriteLimit:
+    """There are seven slots for stack arguments, whatever the callee takes. SA-V-17."""
+
+    id: ClassVar[str] = "stack-arg-write-limit"
+    errno: ClassVar[int] = EINVAL
+    off: int
+    limit: int = MAX_SLOTS
+
+    def holds(self, frame: Frame) -> bool:
+        """The slot is one of them."""
+        return -self.off // 8 <= self.limit
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"stack arg write offset {self.off} exceeds max {MAX_SLOTS} stack args"
+
+
+@dataclass(frozen=True, slots=True)
+class StackArgLoadFirst:
+    """Incoming stack arguments are loaded before any is stored and before any call. SA-V-22, SA-V-26."""
+
+    id: ClassVar[str] = "stack-arg-load-first"
+    errno: ClassVar[int] = EINVAL
+
+    def holds(self, frame: Frame) -> bool:
+        """No store and no call came before on this path."""
+        return not frame.no_stack_arg_load
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "r11 load must be before any r11 store or call insn"
+
+
+@dataclass(frozen=True, slots=True)
+class StackArgReadLimit:
+    """A function loads only the stack arguments that its prototype has. SA-V-22."""
+
+    id: ClassVar[str] = "stack-arg-read-limit"
+    errno: ClassVar[int] = EACCES
+    off: int
+    incoming: int
+
+    def holds(self, frame: Frame) -> bool:
+        """The slot is one of the function's own."""
+        return self.off // 8 <= self.incoming
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"invalid read from stack arg off {self.off} depth {self.incoming * 8}"
+
+
+@dataclass(frozen=True, slots=True)
+class StackArgInitialized:
+    """Every stack argument that the callee's prototype has was stored since the last call. SA-V-30."""
+
+    id: ClassVar[str] = "stack-arg-initialized"
+    errno: ClassVar[int] = EFAULT
+    params: int
+
+    def first_missing(self, frame: Frame) -> int | None:
+        """The lowest slot that holds nothing."""
+        for slot in range(self.params - op.MAX_REG_ARGS):
+            if slot >= len(frame.slots) or isinstance(frame.slots[slot], NotInit):
+                return slot
+        return None
+
+    def holds(self, frame: Frame) -> bool:
+        """None is missing."""
+        return self.first_missing(frame) is None
+
+    def message(self) -> str:
+        """Linux's words, but for the slot; `message_in` has it."""
+        return f"callee expects {self.params} args"
+
+    def message_in(self, frame: Frame) -> str:
+        """Linux's words: slots are counted from 1."""
+        return f"{self.message()}, stack arg{(self.first_missing(frame) or 0) + 1} is not initialized"
+
+
+@dataclass(frozen=True, slots=True)
+class PointerAccess:
+    """Memory is reached through a pointer. Linux kernel/bpf/verifier.c, check_mem_access()."""
+
+    id: ClassVar[str] = "mem-type"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """The base is a pointer."""
+        return isinstance(self.state, FramePtr | CtxPtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"R{self.reg} invalid mem access '{type_word(self.state)}'"
+
+
+@dataclass(frozen=True, slots=True)
+class StackAligned:
+    """A stack access is a multiple of its size. Linux kernel/bpf/verifier.c, check_ptr_alignment()."""
+
+    id: ClassVar[str] = "stack-align"
+    errno: ClassVar[int] = EACCES
+    base: FramePtr
+    off: int
+    size: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It is, whatever the unknown part."""
+        unknown = self.base.var.tnum.mask | self.base.var.tnum.value if self.base.var else 0
+        return (self.base.off + self.off) % self.size == 0 and unknown % self.size == 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"misaligned stack access off (0x0; 0x0){self.base.off:+}{self.off:+} size {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class StackBounds:
+    """A stack access stays in the 512 bytes below R10. Linux kernel/bpf/verifier.c, check_stack_access_within_bounds()."""
+
+    id: ClassVar[str] = "stack-bounds"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    base: FramePtr
+    off: int
+    size: int
+    is_write: bool
+
+    def holds(self, frame: Frame) -> bool:
+        """It does, whatever the unknown part."""
+        low, high = reach(self.base, self.off)
+        return low >= -STACK_BYTES and high + self.size <= 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        word = "write to" if self.is_write else "read from"
+        if self.base.var is not None and self.base.var.value is None:
+            return f"invalid variable-offset {word} stack R{self.reg}"
+        return f"invalid {word} stack R{self.reg} off={reach(self.base, self.off)[0]} size={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class CtxBounds:
+    """A context access lies in the context and is a multiple of its size. Linux, syscall_prog_is_valid_access()."""
+
+    id: ClassVar[str] = "ctx-bounds"
+    errno: ClassVar[int] = EACCES
+    base: CtxPtr
+    off: int
+    size: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It does, at a known offset."""
+        at = self.base.off + self.off
+        return self.base.var is None and at >= 0 and at + self.size <= MAX_CTX_OFF and at % self.size == 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        if self.base.var is not None:
+            return f"variable ctx access off={self.base.off + self.off} size={self.size}"
+        return f"invalid bpf_context access off={self.base.off + self.off} size={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class DivisorNotZero:
+    """A constant divisor is not 0. Linux kernel/bpf/verifier.c, check_alu_op()."""
+
+    id: ClassVar[str] = "div-zero"
+    errno: ClassVar[int] = EINVAL
+    divisor: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It is not."""
+        return self.divisor != 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "div by zero"
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftInRange:
+    """A constant shift is less than the width. Linux kernel/bpf/verifier.c, check_alu_op()."""
+
+    id: ClassVar[str] = "shift-range"
+    errno: ClassVar[int] = EINVAL
+    count: int
+    bits: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It is."""
+        return 0 <= self.count < self.bits
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"invalid shift {self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class PointerArithmetic:
+    """Pointers know addition and subtraction of numbers at 64 bits only. Linux, adjust_reg_min_max_vals()."""
+
+    id: ClassVar[str] = "ptr-arith"
+    errno: ClassVar[int] = EACCES
+    row: op.AluOp
+    bits: int
+    reg: int
+    dst: RegState
+    src: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """No pointer is touched otherwise; the difference of pointers is a number to a privileged program."""
+        return self._refusal() is None
+
+    def message(self) -> str:
+        """Linux's words."""
+        return self._refusal() or ""
+
+    def _refusal(self) -> str | None:
+        dst, src = isinstance(self.dst, Pointer), isinstance(self.src, Pointer)
+        if not (dst or src) or self.row is op.MOV or self.row is op.NEG or (self.row is op.SUB and dst and src):
+            return None
+        if dst and src:
+            return f"R{self.reg} pointer {self.row.symbol} pointer prohibited"
+        if self.bits == 32:
+            return None if self.row is op.SUB and dst else f"R{self.reg} 32-bit pointer arithmetic prohibited"
+        if self.row is op.ADD or (self.row is op.SUB and dst):
+            return None
+        if self.row is op.SUB:
+            return f"R{self.reg} tried to subtract pointer from scalar"
+        if self.row in (op.AND, op.OR, op.XOR):
+            return f"R{self.reg} bitwise operator {self.row.symbol} on pointer prohibited"
+        return f"R{self.reg} pointer arithmetic with {self.row.symbol} operator prohibited"
+
+
+@dataclass(frozen=True, slots=True)
+class KfuncScalar:
+    """A kfunc's integer parameter is given a number. SA-V-31, SA-V-39."""
+
+    id: ClassVar[str] = "kfunc-arg-scalar"
+    errno: ClassVar[int] = EINVAL
+    operand: str
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is one."""
+        return isinstance(self.state, Scalar)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"{self.operand} is not a scalar"
+
+
+@dataclass(frozen=True, slots=True)
+class KfuncPointer:
+    """A kfunc's pointer parameter is given memory of the program. SA-V-40; section 20, SA-V-42."""
+
+    id: ClassVar[str] = "kfunc-arg-pointer"
+    errno: ClassVar[int] = EACCES
+    operand: str
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is a pointer to stack or context."""
+        return isinstance(self.state, FramePtr | CtxPtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"{self.operand} type={type_word(self.state)} expected=fp"
+
+
+@dataclass(frozen=True, slots=True)
+class NoStackPointerBack:
+    """A function does not return a pointer into a stack. Linux kernel/bpf/verifier.c, prepare_func_exit()."""
+
+    id: ClassVar[str] = "return-stack-pointer"
+    errno: ClassVar[int] = EINVAL
+
+    def holds(self, frame: Frame) -> bool:
+        """R0 is something else."""
+        return not isinstance(frame.regs[0], FramePtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "cannot return stack pointer to the caller"
+
+
+def reach(base: FramePtr, off: int) -> tuple[int, int]:
+    """The lowest and the highest offset from R10 that an access may begin at."""
+    var = base.var
+    return base.off + off + (var.smin if var else 0), base.off + off + (var.smax if var else 0)
+
+
+def operand(index: int) -> str:
+    """Argument `index` (from 0) as messages name it: a register, or the place of its slot. SA-V-56."""
+    if index < op.MAX_REG_ARGS:
+        return f"R{index + 1}"
+    return f"*(R11-{8 * (index + 1 - op.MAX_REG_ARGS)})"
+
+
+def invalid_register(insn: Insn) -> int | None:
+    """The register above R10 that an insn may not name, or None: only the three forms name R11. SA-V-05, SA-V-06."""
+    if insn.dst >= op.STACK_ARGS and not is_stack_arg_store(insn):
+        return insn.dst
+    if insn.src >= op.STACK_ARGS and not is_stack_arg_load(insn):
+        return insn.src
+    return None
+
+
+_RESERVED: Final = {
+    op.LDX.code: "BPF_LDX", op.ST.code: "BPF_ST", op.STX.code: "BPF_STX", op.ALU32_CLASS.code: "BPF_ALU",
+    op.ALU64_CLASS.code: "BPF_ALU", op.JMP_CLASS.code: "BPF_JMP", op.JMP32_CLASS.code: "BPF_JMP",
+}  # fmt: skip
+
+
+def undefined_message(undefined: Undefined) -> tuple[str, str]:
+    """Rule id and Linux's words for an insn that is none. SA-V-07."""
+    insn = undefined.insn
+    cls, code = insn.opcode & 7, insn.opcode >> 4
+    if not undefined.reserved_field:
+        return "opcode-known", f"unknown opcode {insn.opcode:02x}"
+    if cls == op.LD.code:
+        return "reserved-field", "invalid bpf_ld_imm64 insn"
+    name = _RESERVED[cls]
+    if name == "BPF_ALU" and code == op.MOV.code:
+        name = "BPF_MOV"
+    elif name == "BPF_ALU" and code == op.NEG.code:
+        name = "BPF_NEG"
+    elif cls == op.JMP_CLASS.code and code == op.CALL_CODE:
+        name = "BPF_CALL"
+    elif cls == op.JMP_CLASS.code and code == op.EXIT_CODE:
+        name = "BPF_EXIT"
+    elif cls == op.JMP_CLASS.code and code == op.JA_CODE:
+        name = "BPF_JA"
+    return "reserved-field", f"{name} uses reserved fields"

@@ -1,0 +1,461 @@
+"""Walks every path of a program, applies the rules, and says accept or reject. The package's entry point."""
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from harness.isa import opcodes as op
+from harness.isa.insn import (
+    Branch,
+    CallHelper,
+    CallKfunc,
+    CallSubprog,
+    Exit,
+    Goto,
+    LdImm64,
+    Load,
+    Op,
+    Prog,
+    Reg,
+    Store,
+    StoreArg,
+    Subprog,
+    Undefined,
+)  # fmt: skip
+from harness.isa.proto import CInt, CPtr, Proto
+from harness.isa.verified import FuncFacts, Verified
+from verifier import cfg, fixups, rules
+from verifier.calls import callee_params, check_helper, check_kfunc, check_protos, entry_args, prepared, unreliable_args
+from verifier.effects import effect, requirements, source
+from verifier.log import Log
+from verifier.scalar import Scalar, branch
+from verifier.state import (
+    MAX_FRAMES,
+    NOT_INIT,
+    STACK_BYTES,
+    UNKNOWN,
+    CtxPtr,
+    Frame,
+    FramePtr,
+    Pointer,
+    RegState,
+    State,
+    entry_frame,
+    reg_within,
+)  # fmt: skip
+
+MAX_INSNS: Final = 1_000_000  # processed. Linux include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
+MAX_PENDING: Final = 8192  # paths not yet walked. Linux kernel/bpf/verifier.c, BPF_COMPLEXITY_LIMIT_JMP_SEQ
+MAX_SEEN: Final = 64  # states kept per insn for pruning
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Cost and size: insns walked, and bytes of R10 stack per subprog."""
+
+    processed_insns: int
+    stack_depths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The program is safe; `verified` is what a compiler needs."""
+
+    verified: Verified
+    log: str
+    stats: Stats
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The program is refused at `insn` (None: as a whole); `errno` is positive."""
+
+    rule: str
+    message: str
+    insn: int | None
+    errno: int
+    log: str
+    stats: Stats
+
+
+Verdict = Accepted | Rejected
+
+
+class Refusal(Exception):  # noqa: N818
+    """A rule does not hold. Never leaves the package."""
+
+    def __init__(self, rule: str, message: str, errno: int, insn: int | None = None) -> None:
+        super().__init__(message)
+        self.rule, self.message, self.errno, self.insn = rule, message, errno, insn
+
+
+class Verifier:
+    """The walk over all paths. Each method is one decision, so that a test can make one wrong."""
+
+    def __init__(self, *, log_level: int = 0, max_insns: int = MAX_INSNS) -> None:
+        self.log_level, self.max_insns = log_level, max_insns
+
+    def verify(self, prog: Prog) -> Verdict:
+        """The verdict on one program."""
+        self._begin(prog)
+        try:
+            self._check_insns()
+            check_protos(prog, Refusal)
+            flaw = cfg.check(prog)
+            if flaw is not None:
+                raise Refusal(flaw.rule, flaw.message, rules.EINVAL, flaw.insn)
+            self._walk_from(0)
+            self._walk_globals()
+            self._check_stack_depth(0, ())
+            self._check_stores_used()
+        except Refusal as refusal:
+            log = self._log.text(refusal.message, self._processed, self.max_insns)
+            stats = self._stats()
+            return Rejected(refusal.rule, refusal.message, refusal.insn, refusal.errno, log, stats)
+        verified, origin = fixups.rewrite(prog)
+        log = self._log.text("", self._processed, self.max_insns)
+        return Accepted(Verified(verified, self._facts(), origin), log, self._stats())
+
+    def _begin(self, prog: Prog) -> None:
+        count = len(prog.subprogs)
+        self._prog = prog
+        self._log = Log(prog, self.log_level)
+        self._processed = 0
+        self._incoming = tuple(self.incoming_slots(index, prog.subprogs[index]) for index in range(count))
+        self._depth = [0] * count  # bytes below R10
+        self._stored = [0] * count  # highest outgoing slot stored, plus 1
+        self._needed = [0] * count  # outgoing slots that some call needs
+        self._unreliable = [False] * count
+        self._globals: list[int] = []
+        self._points = frozenset[int]()
+        self._seen: dict[int, list[State]] = {}
+
+    def _stats(self) -> Stats:
+        return Stats(self._processed, tuple(self._depth))
+
+    def _facts(self) -> tuple[FuncFacts, ...]:
+        rows = zip(self._depth, self._incoming, self._needed, strict=True)
+        return tuple(FuncFacts(depth, incoming, outgoing) for depth, incoming, outgoing in rows)
+
+    # --- before the walk
+
+    def incoming_slots(self, index: int, subprog: Subprog) -> int:
+        """Stack arguments that a function takes: what its prototype has beyond five; the main prog has none. SA-V-10, 70."""
+        if index == 0 or subprog.proto is None:
+            return 0
+        return max(len(subprog.proto.params) - op.MAX_REG_ARGS, 0)
+
+    def _check_insns(self) -> None:
+        """Every slot, dead code included, in program order. SA-V-06, SA-V-07, SA-V-08."""
+        for index, (insn, typed) in enumerate(zip(self._prog.insns, self._prog.ops, strict=True)):
+            register = rules.invalid_register(insn)
+            if register is not None:
+                raise Refusal("r11-form", f"R{register} is invalid", rules.EINVAL, index)
+            if isinstance(typed, Undefined):
+                rule, message = rules.undefined_message(typed)
+                raise Refusal(rule, message, rules.EINVAL, index)
+
+    # --- the walk
+
+    def _walk_globals(self) -> None:
+        """Global functions are verified on their own, each once, after the main prog."""
+        done: set[int] = set()
+        for index in self._globals:
+            if index not in done:
+                done.add(index)
+                self._walk_from(index)
+
+    def _walk_from(self, index: int) -> None:
+        subprog = self._prog.subprogs[index]
+        args: dict[int, RegState] = {1: CtxPtr(0)} if index == 0 else entry_args(subprog, Refusal)
+        self._points, self._seen = cfg.prune_points(self._prog), {}
+        pending: list[tuple[int, State]] = [(subprog.start, State([entry_frame(index, -1, 0, args)]))]
+        while pending:
+            at, state = pending.pop()
+            self._log.path(at, state)
+            self._follow(at, state, pending)
+
+    def _follow(self, at: int, state: State, pending: list[tuple[int, State]]) -> None:
+        """One path to its end; the other arm of each branch is put aside."""
+        following: int | None = at
+        while following is not None:
+            at = following
+            if at in self._points and self._pruned(at, state):
+                return
+            self._processed += 1
+            if self._processed > self.max_insns:
+                text = f"BPF program is too large. Processed {self._processed} insn"
+                raise Refusal("too-complex", text, rules.E2BIG, at)
+            try:
+                following = self._step(at, self._prog.ops[at], state, pending)
+            except Refusal as refusal:
+                if refusal.insn is None:
+                    refusal.insn = at
+                self._log.insn(at, state, None)
+                raise
+
+    def _pruned(self, at: int, state: State) -> bool:
+        """Whether a path that was found safe from here covers this one."""
+        seen = self._seen.setdefault(at, [])
+        if any(self.covered(old, state) for old in seen):
+            return True
+        if len(seen) < MAX_SEEN:
+            seen.append(state.copy())
+        return False
+
+    def _step(self, at: int, insn: Op, state: State, pending: list[tuple[int, State]]) -> int | None:
+        for rule in self.requirements(insn, state):
+            if not rule.holds(state.top):
+                raise Refusal(rule.id, rule.message(), rule.errno)
+        match insn:
+            case Exit():
+                return self._exit(at, state)
+            case Goto():
+                self._log.insn(at, state, None)
+                return at + 1 + insn.off
+            case Branch():
+                return self._branch(at, insn, state, pending)
+            case CallHelper() | CallKfunc() | CallSubprog():
+                return self._call(at, insn, state)
+            case _:
+                self._note_access(insn, state)
+                written = effect(insn, state)
+                self._log.insn(at, state, written)
+                return at + (2 if isinstance(insn, LdImm64) else 1)
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        """The rules that an insn must keep here."""
+        return list(requirements(insn, state.top, self._incoming[state.top.subprog]))
+
+    def _note_access(self, insn: Op, state: State) -> None:
+        """How deep stacks are, and how many slots a function stores."""
+        frame = state.top
+        if isinstance(insn, StoreArg):
+            self._stored[frame.subprog] = max(self._stored[frame.subprog], insn.slot + 1)
+        elif isinstance(insn, Load | Store):
+            base = frame.regs[insn.base]
+            if isinstance(base, FramePtr):
+                owner = state.frames[base.frame].subprog
+                self._depth[owner] = max(self._depth[owner], -rules.reach(base, insn.off)[0])
+
+    # --- control flow
+
+    def _branch(self, at: int, insn: Branch, state: State, pending: list[tuple[int, State]]) -> int | None:
+        taken, fall = at + 1 + insn.off, at + 1
+        frame = state.top
+        left, right = frame.regs[insn.dst], source(frame, insn.src)
+        self._log.insn(at, state, None)
+        if not (isinstance(left, Scalar) and isinstance(right, Scalar)):
+            known = _pointer_branch(insn, left, right)
+            if known is not None:
+                return taken if known else fall
+            self._put_aside(taken, state.copy(), pending)
+            return fall
+        arms = [self._refined(insn, state, left, right, choice) for choice in (True, False)]
+        if arms[0] and arms[1]:
+            self._put_aside(taken, _with(state.copy(), insn, *arms[0]), pending)
+        if arms[1]:
+            _with(state, insn, *arms[1])
+            return fall
+        assert arms[0] is not None, "one arm of a branch can always be"
+        _with(state, insn, *arms[0])
+        return taken
+
+    def _refined(
+        self, insn: Branch, state: State, left: Scalar, right: Scalar, taken: bool
+    ) -> tuple[Scalar, Scalar] | None:
+        if insn.bits == 64:
+            return branch(insn.op, left, right, taken)
+        low = branch(insn.op, left.low(32), right.low(32), taken)
+        if low is None:
+            return None
+        a, b = left.with_low(low[0]), right.with_low(low[1])
+        return None if a is None or b is None else (a, b)
+
+    def _put_aside(self, at: int, state: State, pending: list[tuple[int, State]]) -> None:
+        if len(pending) >= MAX_PENDING:
+            text = f"The sequence of {MAX_PENDING + 1} jumps is too complex."
+            raise Refusal("too-complex", text, rules.EFAULT)
+        pending.append((at, state))
+
+    def _exit(self, at: int, state: State) -> int | None:
+        self._log.insn(at, state, None)
+        done = state.top
+        if len(state.frames) == 1:
+            self._check_last_exit(done)
+            return None
+        back = rules.NoStackPointerBack()
+        if not back.holds(done):
+            raise Refusal(back.id, back.message(), back.errno)
+        state.frames.pop()
+        self.after_call(state.top, done.regs[0])
+        self._log.path(done.return_to, state)
+        return done.return_to
+
+    def _check_last_exit(self, frame: Frame) -> None:
+        subprog = self._prog.subprogs[frame.subprog]
+        if subprog.is_global and subprog.proto is not None and not isinstance(subprog.proto.result, CInt | CPtr):
+            return
+        readable = rules.Readable(0)
+        if not readable.holds(frame):
+            raise Refusal(readable.id, readable.message(), readable.errno)
+        if frame.subprog and not isinstance(frame.regs[0], Scalar):
+            text = "At subprogram exit the register R0 is not a scalar value"
+            raise Refusal("global-return", text, rules.EINVAL)
+
+    def after_call(self, frame: Frame, result: RegState) -> None:
+        """What a call leaves of the caller: R0; R1-R5 and every outgoing slot hold nothing. SA-V-34, 35, 44, 46."""
+        frame.regs[:6] = [result, *[NOT_INIT] * 5]
+        frame.slots = [NOT_INIT] * len(frame.slots)
+
+    # --- calls
+
+    def _call(self, at: int, insn: CallHelper | CallKfunc | CallSubprog, state: State) -> int:
+        frame = state.top
+        if self._incoming[frame.subprog]:
+            frame.no_stack_arg_load = True
+        match insn:
+            case CallHelper():
+                self.after_call(frame, check_helper(insn, Refusal))
+            case CallKfunc():
+                proto = check_kfunc(self._prog, insn, frame, self.check_slots, Refusal)
+                self._need(frame.subprog, len(proto.params))
+                self.after_call(frame, UNKNOWN if isinstance(proto.result, CInt | CPtr) else NOT_INIT)
+            case CallSubprog():
+                return self._call_subprog(at, insn, state)
+            case _:
+                assert_never(insn)
+        self._log.insn(at, state, 0)
+        return at + 1
+
+    def _need(self, subprog: int, params: int) -> None:
+        """A call of a function with so many parameters needs slots. SA-V-33, SA-V-44."""
+        self._needed[subprog] = max(self._needed[subprog], params - op.MAX_REG_ARGS)
+
+    def check_slots(self, params: int, frame: Frame) -> None:
+        """Every stack argument of the callee holds something. SA-V-30."""
+        rule = rules.StackArgInitialized(params)
+        if not rule.holds(frame):
+            raise Refusal(rule.id, rule.message_in(frame), rule.errno)
+
+    def _call_subprog(self, at: int, insn: CallSubprog, state: State) -> int:
+        callee = self._prog.subprog_at(at + 1 + insn.off)
+        assert callee is not None, "cfg.check() found every callee"
+        subprog = self._prog.subprogs[callee]
+        if subprog.is_global:
+            return self._call_global(at, callee, subprog, state)
+        self._check_static_args(callee, subprog, state.top)
+        self._need(state.top.subprog, callee_params(subprog))
+        if len(state.frames) >= MAX_FRAMES:
+            text = f"the call stack of {len(state.frames) + 1} frames is too deep !"
+            raise Refusal("call-depth", text, rules.E2BIG)
+        self._log.insn(at, state, None)
+        args = {n: state.top.regs[n] for n in range(1, 6)}
+        state.top.regs[:6] = [NOT_INIT] * 6
+        state.frames.append(entry_frame(callee, at + 1, len(state.frames), args))
+        self._log.path(subprog.start, state)
+        return subprog.start
+
+    def _check_static_args(self, callee: int, subprog: Subprog, frame: Frame) -> None:
+        """SA-V-29: only a missing slot is fatal; any other mismatch makes the callee's BTF unreliable from then on."""
+        if subprog.proto is None or self._unreliable[callee]:
+            return
+        if self._incoming[callee]:
+            self.check_slots(len(subprog.proto.params), frame)
+        if not prepared(subprog.proto) or unreliable_args(subprog.proto, frame):
+            self._unreliable[callee] = True
+
+    def _call_global(self, at: int, callee: int, subprog: Subprog, state: State) -> int:
+        proto = subprog.proto
+        if proto is not None:
+            self._check_global_args(callee, subprog, proto, state.top)
+        self._globals.append(callee)
+        result = UNKNOWN if proto is None or isinstance(proto.result, CInt | CPtr) else NOT_INIT
+        self.after_call(state.top, result)
+        self._log.insn(at, state, 0)
+        return at + 1
+
+    def _check_global_args(self, callee: int, subprog: Subprog, proto: Proto, frame: Frame) -> None:
+        bad = f"Caller passes invalid args into func#{callee} ('{subprog.name}')"
+        if len(proto.params) > op.MAX_REG_ARGS:
+            text = f"global function {subprog.name} has {len(proto.params)} > 5 args, stack args not supported"
+            raise Refusal("global-stack-args", f"{text}\n{bad}", rules.EINVAL)
+        for index, param in enumerate(proto.params):
+            reg = frame.regs[index + 1]
+            if isinstance(param.type, CInt) and not isinstance(reg, Scalar):
+                raise Refusal("global-args", f"R{index + 1} is not a scalar\n{bad}", rules.EINVAL)
+            if isinstance(param.type, CPtr) and param.type.ctx and reg != CtxPtr(0):
+                raise Refusal("global-args", f"R{index + 1} expects pointer to ctx\n{bad}", rules.EINVAL)
+            if isinstance(param.type, CPtr) and not param.type.ctx and not isinstance(reg, Pointer):
+                raise Refusal("global-args", f"R{index + 1} invalid pointer\n{bad}", rules.EINVAL)
+
+    # --- pruning
+
+    def covered(self, old: State, new: State) -> bool:
+        """Whether every frame of `new` is within that of `old`: what was safe there is safe here. SA-V-50."""
+        if len(old.frames) != len(new.frames):
+            return False
+        pairs = zip(old.frames, new.frames, strict=True)
+        return all(self.frame_covered(before, after) for before, after in pairs)
+
+    def frame_covered(self, old: Frame, new: Frame) -> bool:
+        """One frame: the same call, registers, stack, stack arguments, and the ordering flag."""
+        return (
+            (old.subprog, old.return_to) == (new.subprog, new.return_to)
+            and self.order_covered(old, new)
+            and all(reg_within(after, before) for before, after in zip(old.regs, new.regs, strict=True))
+            and all(reg_within(new.stack.get(at, UNKNOWN), before) for at, before in old.stack.items())
+            and self.slots_covered(old, new)
+        )
+
+    def order_covered(self, old: Frame, new: Frame) -> bool:
+        """A path that could still load stack arguments does not cover one that no longer can."""
+        return old.no_stack_arg_load or not new.no_stack_arg_load
+
+    def slots_covered(self, old: Frame, new: Frame) -> bool:
+        """Slot by slot; one that is missing holds nothing."""
+        for slot, before in enumerate(old.slots):
+            if not reg_within(new.slots[slot] if slot < len(new.slots) else NOT_INIT, before):
+                return False
+        return True
+
+    # --- after the walk
+
+    def _check_stack_depth(self, index: int, chain: tuple[int, ...]) -> None:
+        """The stacks of a chain of calls together stay within 512 bytes. Linux, check_max_stack_depth()."""
+        chain = (*chain, index)
+        total = sum(max(self._depth[i] + 15, 16) // 16 * 16 for i in chain)
+        if total > STACK_BYTES:
+            text = f"combined stack size of {len(chain)} calls is {total}. Too large"
+            raise Refusal("stack-depth", text, rules.EACCES)
+        subprog = self._prog.subprogs[index]
+        callees = {
+            self._prog.subprog_at(at + 1 + insn.off)
+            for at, insn in enumerate(self._prog.ops[subprog.start : subprog.end], subprog.start)
+            if isinstance(insn, CallSubprog)
+        }
+        for callee in sorted(c for c in callees if c is not None and len(chain) < MAX_FRAMES):
+            self._check_stack_depth(callee, chain)
+
+    def _check_stores_used(self) -> None:
+        """No function stores more slots than its calls need: the JIT reserves no more. SA-V-45."""
+        for index, (stored, needed) in enumerate(zip(self._stored, self._needed, strict=True)):
+            if stored > needed:
+                text = f"func#{index} writes {stored} stack arg slots, but calls only require {needed}"
+                raise Refusal("stack-arg-store-used", text, rules.EINVAL)
+
+
+def _pointer_branch(insn: Branch, left: RegState, right: RegState) -> bool | None:
+    """A pointer compared with 0 for equality: pointers to stack and context are never NULL."""
+    zero = Scalar.const(0)
+    plain = isinstance(left, Pointer) and left.var is None and insn.bits == 64 and right == zero
+    if plain and insn.op in (op.JEQ, op.JNE):
+        return insn.op is op.JNE
+    return None
+
+
+def _with(state: State, insn: Branch, left: Scalar, right: Scalar) -> State:
+    """The state on one arm: what the condition says of its operands."""
+    state.top.regs[insn.dst] = left
+    if isinstance(insn.src, Reg) and insn.src.n != insn.dst:
+        state.top.regs[insn.src.n] = right
+    return state
