@@ -100,11 +100,10 @@ class _Machine:
                 raise _FaultError("MEM", f"execution ran out of the program at insn {self.pc}")
             match ops[self.pc]:
                 case Exit():
-                    result = self._read(0)
+                    if len(self.frames) == 1:
+                        return self._read(0)
                     done = self.frames.pop()
-                    if not self.frames:
-                        return result
-                    self._clobber(result)
+                    self._clobber(done.regs[0])
                     self.pc = done.return_to
                 case typed:
                     self._step(typed)
@@ -179,7 +178,7 @@ class _Machine:
                 return address - (frame.fp - FRAME_BYTES), frame.memory
         raise _FaultError("MEM", f"{size} bytes at {address:#x} are neither context nor a live frame")
 
-    def _clobber(self, result: int) -> None:
+    def _clobber(self, result: int | None) -> None:
         self.top.regs[:6] = [result, None, None, None, None, None]
         self.top.outgoing = [None] * op.MAX_STACK_ARGS
 

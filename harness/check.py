@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from verifier.verify import Accepted, Rejected, Verdict
-
 from backends.base import Call, Died, Outcome, Ran, StackRef, Unsupported
 from backends.calls import as_type
 from harness.case import Case, Expect
 from harness.isa.asm import insn_text
 from harness.isa.insn import Prog
 from harness.isa.proto import CInt, Proto
+from verifier.verify import Accepted, Rejected, Verdict
 
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from verifier.verify import Accepted, Rejected, Verifier
-
 from backends.base import Backend, Ran
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
@@ -18,6 +16,7 @@ from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value
 from harness.plugins import BACKENDS, UnknownBackendError, make_backends
 from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
 from harness.suite import Result, Suite, unexecuted
+from verifier.verify import Accepted, Rejected, Verifier
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

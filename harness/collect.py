@@ -122,12 +122,12 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Hangs the record on the report, which xdist carries to the controller."""
-    report: Any = yield
+    report = yield
     if call.when == "call":
         if _RECORD in item.stash:
-            report.callconv = item.stash[_RECORD]
+            setattr(report, "callconv", item.stash[_RECORD])  # noqa: B010
         elif isinstance(item, BadItem):
-            report.callconv_error = error_record(item.error)
+            setattr(report, "callconv_error", error_record(item.error))  # noqa: B010
     return report
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from verifier.verify import Accepted, Rejected
-
 from backends.base import Ran
 from harness.case import CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
+from verifier.verify import Accepted, Rejected
 
 SCHEMA: Final = 1  # of report.json; raised when a field changes its meaning or goes away
 Record = dict[str, Any]

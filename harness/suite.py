@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
-from verifier.verify import Accepted, Rejected, Verdict, Verifier
-
 from backends.base import Backend, ExpectedPlace, Job, Outcome, Ran, Unsupported
 from backends.calls import Body
 from backends.interp import Interpreter
 from harness.case import Case
 from harness.check import Mismatch, run_mismatches, verdict_mismatches
+from verifier.verify import Accepted, Rejected, Verdict, Verifier
 
 Status = Literal["passed", "failed", "skipped", "error"]
 

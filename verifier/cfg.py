@@ -11,7 +11,7 @@ class Flaw:
 
     rule: str
     message: str
-    insn: int
+    insn: int | None = None  # None: the program as a whole
 
 
 def successors(index: int, insn: Op) -> tuple[int, ...]:
@@ -31,7 +31,7 @@ def successors(index: int, insn: Op) -> tuple[int, ...]:
 
 def check(prog: Prog) -> Flaw | None:
     """The first flaw, or None: jumps stay in their function, functions end, nothing is unreachable, nothing loops."""
-    return _ranges(prog) or _walk(prog)
+    return _ranges(prog) or _walk(prog) or _recursion(prog)
 
 
 def _ranges(prog: Prog) -> Flaw | None:
@@ -77,6 +77,43 @@ def _walk(prog: Prog) -> Flaw | None:
         if not done[index] and not hole:
             return Flaw("unreachable", f"unreachable insn {index}", index)
     return None
+
+
+def callees(prog: Prog, index: int) -> list[int]:
+    """The functions that one function calls, in order."""
+    subprog = prog.subprogs[index]
+    insns = enumerate(prog.ops[subprog.start : subprog.end], subprog.start)
+    found = [prog.subprog_at(at + 1 + insn.off) for at, insn in insns if isinstance(insn, CallSubprog)]
+    return [callee for callee in found if callee is not None]
+
+
+def _recursion(prog: Prog) -> Flaw | None:
+    found = callees_first(prog)
+    if isinstance(found, tuple):
+        return None
+    return found
+
+
+def callees_first(prog: Prog) -> tuple[int, ...] | Flaw:
+    """The functions that the main prog reaches, each after all that it calls; or the first call that closes a circle.
+
+    Linux kernel/bpf/verifier.c, sort_subprogs_topo().
+    """
+    done, on_path, order = {0}, [0], list[int]()
+    path = [iter(callees(prog, 0))]
+    while path:
+        callee = next(path[-1], None)
+        if callee is None:
+            path.pop()
+            order.append(on_path.pop())
+        elif callee in on_path:
+            names = prog.subprogs[on_path[-1]].name, prog.subprogs[callee].name
+            return Flaw("recursion", f"recursive call from {names[0]}() to {names[1]}()")
+        elif callee not in done:
+            done.add(callee)
+            on_path.append(callee)
+            path.append(iter(callees(prog, callee)))
+    return tuple(order)
 
 
 def _note_call(prog: Prog, index: int, functions: list[int], seen: set[int]) -> None:

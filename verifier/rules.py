@@ -9,6 +9,7 @@ from verifier.scalar import Scalar
 from verifier.state import MAX_CTX_OFF, STACK_BYTES, CtxPtr, Frame, FramePtr, NotInit, Pointer, RegState, type_word
 
 EINVAL, EACCES, EFAULT, E2BIG = 22, 13, 14, 7
+MAX_VAR_OFF: Final = 1 << 29  # Linux include/linux/bpf_verifier.h, BPF_MAX_VAR_OFF
 MAX_SLOTS: Final = op.MAX_STACK_ARGS
 
 
@@ -290,12 +291,25 @@ class PointerArithmetic:
         if self.bits == 32:
             return None if self.row is op.SUB and dst else f"R{self.reg} 32-bit pointer arithmetic prohibited"
         if self.row is op.ADD or (self.row is op.SUB and dst):
-            return None
+            return self._out_of_reach(self.dst if dst else self.src, self.src if dst else self.dst)
         if self.row is op.SUB:
             return f"R{self.reg} tried to subtract pointer from scalar"
         if self.row in (op.AND, op.OR, op.XOR):
             return f"R{self.reg} bitwise operator {self.row.symbol} on pointer prohibited"
         return f"R{self.reg} pointer arithmetic with {self.row.symbol} operator prohibited"
+
+    def _out_of_reach(self, pointer: RegState, number: RegState) -> str | None:
+        """Linux, check_reg_sane_offset(): a pointer moves by less than 2^29 bytes, and by a number with a lower bound."""
+        if not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr):
+            return None
+        word = type_word(pointer)
+        if number.value is not None and abs(number.smin) >= MAX_VAR_OFF:
+            return f"math between {word} pointer and {number.smin} is not allowed"
+        if number.smin == -(1 << 63):
+            return f"math between {word} pointer and register with unbounded min value is not allowed"
+        if abs(number.smin) >= MAX_VAR_OFF:
+            return f"value {number.smin} makes {word} pointer be out of bounds"
+        return None if abs(pointer.off) < MAX_VAR_OFF else f"{word} pointer offset {pointer.off} is not allowed"
 
 
 @dataclass(frozen=True, slots=True)

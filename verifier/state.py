@@ -7,7 +7,7 @@ from harness.isa import opcodes as op
 from verifier.scalar import Scalar
 
 STACK_BYTES: Final = 512  # of one frame. Linux include/linux/filter.h, MAX_BPF_STACK
-MAX_FRAMES: Final = 8  # Linux include/linux/bpf_verifier.h, MAX_CALL_FRAMES
+MAX_FRAMES: Final = 16  # Linux 7.2 include/linux/bpf_verifier.h, MAX_CALL_FRAMES; 8 in older kernels
 MAX_CTX_OFF: Final = 65535  # a syscall prog's context. Linux kernel/bpf/syscall.c, syscall_prog_is_valid_access()
 
 

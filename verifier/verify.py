@@ -105,7 +105,7 @@ class Verifier:
                 raise Refusal(flaw.rule, flaw.message, rules.EINVAL, flaw.insn)
             self._walk_from(0)
             self._walk_globals()
-            self._check_stack_depth(0, ())
+            self._check_stack_depth()
             self._check_stores_used()
         except Refusal as refusal:
             log = self._log.text(refusal.message, self._processed, self.max_insns)
@@ -250,7 +250,7 @@ class Verifier:
                 return taken if known else fall
             self._put_aside(taken, state.copy(), pending)
             return fall
-        arms = [self._refined(insn, state, left, right, choice) for choice in (True, False)]
+        arms = [self._refined(insn, left, right, choice) for choice in (True, False)]
         if arms[0] and arms[1]:
             self._put_aside(taken, _with(state.copy(), insn, *arms[0]), pending)
         if arms[1]:
@@ -260,9 +260,7 @@ class Verifier:
         _with(state, insn, *arms[0])
         return taken
 
-    def _refined(
-        self, insn: Branch, state: State, left: Scalar, right: Scalar, taken: bool
-    ) -> tuple[Scalar, Scalar] | None:
+    def _refined(self, insn: Branch, left: Scalar, right: Scalar, taken: bool) -> tuple[Scalar, Scalar] | None:
         if insn.bits == 64:
             return branch(insn.op, left, right, taken)
         low = branch(insn.op, left.low(32), right.low(32), taken)
@@ -346,7 +344,7 @@ class Verifier:
         self._check_static_args(callee, subprog, state.top)
         self._need(state.top.subprog, callee_params(subprog))
         if len(state.frames) >= MAX_FRAMES:
-            text = f"the call stack of {len(state.frames) + 1} frames is too deep !"
+            text = f"the call stack of {len(state.frames) + 1} frames is too deep"
             raise Refusal("call-depth", text, rules.E2BIG)
         self._log.insn(at, state, None)
         args = {n: state.top.regs[n] for n in range(1, 6)}
@@ -420,21 +418,18 @@ class Verifier:
 
     # --- after the walk
 
-    def _check_stack_depth(self, index: int, chain: tuple[int, ...]) -> None:
+    def _check_stack_depth(self) -> None:
         """The stacks of a chain of calls together stay within 512 bytes. Linux, check_max_stack_depth()."""
-        chain = (*chain, index)
-        total = sum(max(self._depth[i] + 15, 16) // 16 * 16 for i in chain)
-        if total > STACK_BYTES:
-            text = f"combined stack size of {len(chain)} calls is {total}. Too large"
-            raise Refusal("stack-depth", text, rules.EACCES)
-        subprog = self._prog.subprogs[index]
-        callees = {
-            self._prog.subprog_at(at + 1 + insn.off)
-            for at, insn in enumerate(self._prog.ops[subprog.start : subprog.end], subprog.start)
-            if isinstance(insn, CallSubprog)
-        }
-        for callee in sorted(c for c in callees if c is not None and len(chain) < MAX_FRAMES):
-            self._check_stack_depth(callee, chain)
+        order = cfg.callees_first(self._prog)
+        assert isinstance(order, tuple), "cfg.check() refused recursion"
+        deepest: dict[int, tuple[int, int]] = {}  # bytes of the deepest chain from a function on, and its length
+        for index in order:
+            below = max((deepest[callee] for callee in cfg.callees(self._prog, index)), default=(0, 0))
+            total, length = below[0] + (self._depth[index] + 15) // 16 * 16, below[1] + 1
+            if total > STACK_BYTES:
+                text = f"combined stack size of {length} calls is {total}. Too large"
+                raise Refusal("stack-depth", text, rules.EACCES)
+            deepest[index] = total, length
 
     def _check_stores_used(self) -> None:
         """No function stores more slots than its calls need: the JIT reserves no more. SA-V-45."""

@@ -244,7 +244,7 @@ class Arm64Jit:
         words += [a64.autiasp()] if self.options.pac else []
         return [*words, a64.ret()]
 
-    def before_return(self, frame: Frame) -> list[int]:  # noqa: ARG002
+    def before_return(self, frame: Frame) -> list[int]:
         """R0 to the register of results."""
         return [a64.mov_rr[64](RESULT, self.reg(0))]
 
@@ -377,6 +377,6 @@ class Arm64Jit:
             raise CompileError(f"{site.prog.where(site.index)}: {text}: the callee has no address")
         return site.addresses.externs[known.name]
 
-    def after_call(self, insn: CallHelper | CallSubprog | CallKfunc) -> list[int]:  # noqa: ARG002
+    def after_call(self, insn: CallHelper | CallSubprog | CallKfunc) -> list[int]:
         """R0 from the register of results."""
         return [a64.mov_rr[64](self.reg(0), RESULT)]
