@@ -1,0 +1,133 @@
+"""Every broken JIT and verifier, caught by a named case for the right check; nothing else of the suite is asked."""
+
+import inspect
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import pytest
+
+from backends.arm64.jit import Arm64Jit
+from backends.arm64.tests import doubles as arm64
+from backends.checks import CHECKS
+from backends.native import NativeBackend
+from backends.x86_64.jit import X8664Jit
+from backends.x86_64.tests import doubles as x86_64
+from harness.case import Case, load_file
+from harness.suite import Suite
+
+CASES: Final = Path(__file__).resolve().parent.parent.parent / "cases"
+
+# (broken JIT, the check that says what is wrong, the case that shows it). `retval` and `memory` are the case's own values:
+# a wrong result that breaks no rule of the ABI.
+JITS: Final[list[tuple[type[X8664Jit | Arm64Jit], str, str]]] = [
+    (x86_64.Arg6ClearsEcx, "ABI-ARG", "stack_args/immediates.yaml::every_slot@imm=0"),
+    (x86_64.Arg6ImmStoredToo, "ABI-ARG", "stack_args/stores.yaml::out_of_order@order=descending"),
+    (x86_64.Arg6InMemory, "ABI-STACK", "args/kfunc_registers.yaml::one_to_twelve@n=6"),
+    (x86_64.Arg6InScratch, "ABI-ARG", "args/kfunc_registers.yaml::one_to_twelve@n=6"),
+    (x86_64.Arg6NotSet, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=6"),
+    (x86_64.Arg6Reversed, "ABI-ARG", "args/kfunc_registers.yaml::one_to_twelve@n=6"),
+    (x86_64.Arg6ZeroExtended, "ABI-ARG", "stack_args/immediates.yaml::every_slot@imm=-1"),
+    (
+        x86_64.ByteStoreWithoutRex,
+        "memory",
+        "mem/ctx.yaml::store_size@type=u8,at=0,src=r2,memory=8802030405060708a1a2a3a4a5a6a7a8",
+    ),
+    (x86_64.DivTakesR9, "ABI-ARG", "stack_args/between.yaml::after_the_stores@what=div r3 by r4"),
+    (x86_64.DivisorLost, "retval", "alu/registers.yaml::division@insn=r1 /= r0"),
+    (x86_64.IncomingAtReturnAddress, "retval", "args/subprog_immediates.yaml::one_to_twelve@n=7"),
+    (x86_64.IncomingFromRax, "MEM", "args/subprog_immediates.yaml::one_to_twelve@n=6"),
+    (x86_64.IncomingOneSlotUp, "ABI-STACK", "args/subprog_immediates.yaml::one_to_twelve@n=7"),
+    (x86_64.Mov32OfItselfElided, "retval", "alu/alu32.yaml::register@what=mod by 0 keeps 32 bits"),
+    (x86_64.OutgoingAboveSaved, "ABI-ARG", "args/kfunc_registers.yaml::one_to_twelve@n=7"),
+    (x86_64.OutgoingForgetsSaved, "ABI-ARG", "args/kfunc_registers.yaml::one_to_twelve@n=7"),
+    (x86_64.OutgoingFromUnroundedDepth, "ABI-ARG", "frame/outgoing.yaml::stack_and_slots@depth=4"),
+    (x86_64.OutgoingNotReserved, "ABI-STACK", "args/kfunc_immediates.yaml::one_to_twelve@n=7"),
+    (x86_64.OutgoingReversed, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=8"),
+    (x86_64.OutgoingTooSmall, "ABI-SAVED", "args/kfunc_immediates.yaml::one_to_twelve@n=8"),
+    (x86_64.R9PushedAroundCalls, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=7"),
+    (x86_64.RbxNotRestored, "ABI-SAVED", "alu/registers.yaml::every_destination@n=6"),
+    (x86_64.RbxNotSaved, "ABI-SAVED", "alu/registers.yaml::every_destination@n=6"),
+    (x86_64.RspNotRestored, "ABI-SAVED", "args/kfunc_registers.yaml::one_to_twelve@n=7"),
+    (x86_64.RspNotRestoredAtLaterExits, "ABI-SAVED", "frame/exits.yaml::two_exits@exit=second"),
+    (x86_64.SeventhOneSlotOff, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=7"),
+    (x86_64.ShiftOfRcxLost, "retval", "alu/registers.yaml::shift@insn=r4 <<= r1"),
+    (x86_64.ShiftTakesR9, "ABI-ARG", "stack_args/between.yaml::after_the_stores@what=shift r5 by r2"),
+    (
+        x86_64.UnsignedTakenAsSigned,
+        "retval",
+        "jump/jmp32.yaml::register@op=>,dst=1234605617151213568,src=6153737366847619073,retval=1",
+    ),
+    (arm64.ArgImmZeroExtended, "ABI-ARG", "stack_args/immediates.yaml::every_slot@imm=-1"),
+    (arm64.ArgRegsSwapped, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=6"),
+    (arm64.CalleeSavedNotRestored, "ABI-SAVED", "alu/registers.yaml::every_destination@n=6"),
+    (arm64.CalleeSavedNotSaved, "ABI-SAVED", "alu/registers.yaml::every_destination@n=6"),
+    (arm64.FpBelowStack, "ABI-STACK", "alu/refused.yaml::arithmetic_on_pointers_twin"),
+    (arm64.FpForgetsOutgoing, "retval", "frame/exits.yaml::two_exits@exit=second"),
+    (arm64.IncomingAtRecord, "retval", "args/subprog_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.IncomingBelowRecord, "retval", "args/subprog_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.ModOverwritesDividend, "retval", "alu/alu32.yaml::register@what=mod"),
+    (arm64.MovElided, "retval", "alu/alu32.yaml::register@what=mod by 0 keeps 32 bits"),
+    (arm64.NoLandingPad, "ABI-LAND", "alu/alu32.yaml::register@what=add"),
+    (arm64.NoResultAfterCall, "ABI-SCRATCH", "args/registers.yaml::no_arguments"),
+    (arm64.NoResultAfterHelper, "retval", "subprog/results.yaml::result_of_helper"),
+    (arm64.NoResultAfterKfunc, "retval", "args/kfunc_immediates.yaml::one_to_twelve@n=1"),
+    (arm64.NoResultAfterSubprog, "ABI-SCRATCH", "args/registers.yaml::no_arguments"),
+    (arm64.NoResultFromSubprog, "retval", "args/registers.yaml::no_arguments"),
+    (arm64.OutgoingAboveBpfStack, "retval", "frame/exits.yaml::two_exits@exit=second"),
+    (arm64.OutgoingAboveSaved, "ABI-SAVED", "args/kfunc_registers.yaml::one_to_twelve@n=9"),
+    (arm64.OutgoingCountedInSlots, "ABI-SAVED", "args/kfunc_immediates.yaml::one_to_twelve@n=12"),
+    (arm64.OutgoingFreedAfterPops, "ABI-SAVED", "args/kfunc_registers.yaml::one_to_twelve@n=9"),
+    (arm64.OutgoingFreedAtLastExitOnly, "ABI-SAVED", "frame/exits.yaml::two_exits@exit=first"),
+    (arm64.OutgoingNeverFreed, "ABI-SAVED", "args/kfunc_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.OutgoingNotRounded, "ABI-SP", "args/kfunc_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.OutgoingPastRecord, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.OutgoingSizedByIncoming, "ABI-SAVED", "args/kfunc_immediates.yaml::one_to_twelve@n=10"),
+    (arm64.RecordNotPopped, "ABI-SAVED", "alu/alu32.yaml::register@what=add"),
+    (arm64.RedZone, "ABI-STACK", "alu/refused.yaml::arithmetic_on_pointers_twin"),
+    (arm64.ResultInX7, "retval", "args/subprog_immediates.yaml::one_to_twelve@n=8"),
+    (arm64.ScratchIsArgument, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=9"),
+    (arm64.ScratchIsCalleeSaved, "ABI-SAVED", "alu/alu32.yaml::register@what=mod"),
+    (arm64.ScratchIsPlatform, "ABI-SAVED", "alu/alu32.yaml::register@what=mod"),
+    (arm64.StackArgsAtX0, "MEM", "args/subprog_immediates.yaml::one_to_twelve@n=6"),
+]
+
+
+@cache
+def cases_of(file: str) -> dict[str, Case]:
+    return {case.name: case for case in load_file(CASES / file, shown=f"cases/{file}").cases}
+
+
+def case_of(name: str) -> Case:
+    file, _, case = name.partition("::")
+    return cases_of(file)[case]
+
+
+@pytest.mark.parametrize(("double", "check", "case"), JITS, ids=[row[0].__name__ for row in JITS])
+def test_a_case_catches_the_double(double: type[X8664Jit | Arm64Jit], check: str, case: str) -> None:
+    backend = NativeBackend("double", double())
+    result = Suite().judge(case_of(case), backend)
+    assert result.status == "failed", result.reason
+    assert result.mismatches[0].check == check, result.mismatches[0]
+
+
+@pytest.mark.parametrize("case", sorted({row[2] for row in JITS}))
+def test_the_right_jits_pass_the_same_cases(case: str) -> None:
+    for jit in (X8664Jit(), Arm64Jit()):
+        assert Suite().judge(case_of(case), NativeBackend("right", jit)).status == "passed"
+
+
+def subclasses(module: ModuleType, base: type) -> set[type]:
+    found = {cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__}
+    return {cls for cls in found if issubclass(cls, base)}
+
+
+def test_no_double_is_left_out() -> None:
+    listed = {row[0] for row in JITS}
+    assert subclasses(x86_64, X8664Jit) | subclasses(arm64, Arm64Jit) == listed
+
+
+def test_every_always_on_check_catches_some_double() -> None:
+    caught = {row[1] for row in JITS}
+    assert set(CHECKS) - caught == {"END"}
