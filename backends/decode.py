@@ -9,6 +9,7 @@ import capstone
 
 from backends.image import Image
 
+MAX_INSN_BYTES: Final = 15  # of x86-64. Intel SDM, "Instruction Format"
 _ARM64_SP_MEMORY: Final = re.compile(r"\[sp(?:, #(-?\w+))?\](!)?")
 _ARM64_MEMORY: Final = re.compile(r"\[(\w+)")
 _X86_MEMORY: Final = re.compile(r"\[(\w+)")
@@ -41,6 +42,10 @@ class Decoded:
     insns: dict[int, Native]
     return_sites: frozenset[int]
     indirect: frozenset[int]
+
+    def start_of(self, offset: int) -> int:
+        """The offset of the insn that covers `offset`, or `offset` itself outside the image."""
+        return next((at for at in range(offset, max(offset - MAX_INSN_BYTES, -1), -1) if at in self.insns), offset)
 
 
 @cache

@@ -86,7 +86,7 @@ class Probe:
 
     def report(self, check: str, message: str, pc: int | None = None, insn: int | None = None) -> None:
         """Records a violation; after MAX_VIOLATIONS the run ends."""
-        offset = pc - self._image.base if pc is not None else None
+        offset = self._decoded.start_of(pc - self._image.base) if pc is not None else None
         if insn is None and offset is not None:
             insn = self.origin(offset)
         self.violations.append(Violation(check, message, insn, offset))

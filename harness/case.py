@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from harness.expect import Expect, ExpectedCall, ExpectedPlace, build_expect, hex_bytes
+from backends.base import ExpectedPlace
+from backends.calls import Body
+from harness.expect import Expect, ExpectedCall, build_expect, hex_bytes
 from harness.isa.asm import AsmError, Assembled, Source, assemble
 from harness.isa.proto import Proto, ProtoError, parse_proto
 from harness.params import Budget, Notes, Variant, variants
@@ -15,19 +17,11 @@ from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quote
 from harness.yamldoc import Path as At
 
 __all__ = [
-    "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "Kfunc", "LoadedFile", "find_files", "load_file",
+    "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "LoadedFile", "find_files", "load_file",
 ]  # fmt: skip
 
 MAX_LINE: Final = 8192  # characters of a line of assembly, or of a prototype
 SUFFIXES: Final = (".yaml", ".yml")
-
-
-@dataclass(frozen=True, slots=True)
-class Kfunc:
-    """A kernel function of a case. `returns` is an integer, `sum` (of all arguments), or a parameter's name."""
-
-    proto: Proto
-    returns: int | str
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class Case:
     needs: tuple[str, ...]
     type: str
     ctx: bytes
-    kfuncs: tuple[Kfunc, ...]
+    kfuncs: tuple[Body, ...]
     assembled: Assembled
     expect: Expect
     sources: tuple[Source, ...]
@@ -217,7 +211,7 @@ class _Builder:
             sources=sources,
         )
 
-    def _kfuncs(self) -> Iterator[Kfunc]:
+    def _kfuncs(self) -> Iterator[Body]:
         for text, returns in self.data.get("kfuncs", {}).items():
             path = ("kfuncs", text)
             proto = self._proto(path, text)
@@ -230,7 +224,7 @@ class _Builder:
                 expected = f"an integer, sum, or a parameter of {proto.name}"
                 hint = suggestion(returns, names)
                 self.notes.at(path, f"{proto.name}: expected {expected}, found {quoted(returns)}{hint}")
-            yield Kfunc(proto, returns)
+            yield Body(proto, returns)
 
     def _sources(self) -> Iterator[Source]:
         for head, text in self.data["prog"].items():

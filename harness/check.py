@@ -7,6 +7,7 @@ from typing import Final, assert_never
 
 from backends.base import Call, Died, Outcome, Ran, StackRef, Unsupported
 from backends.calls import as_type
+from backends.checks import CHECKS
 from harness.case import Case, Expect
 from harness.isa.asm import insn_text
 from harness.isa.insn import Prog
@@ -101,7 +102,11 @@ def _violations(prog: Prog, outcome: Ran) -> list[Mismatch]:
         where = where_of(prog, violation.insn)
         if violation.offset is not None:
             where = f"{where or 'outside the insns'}, native offset {violation.offset:#x}"
-        rows.append(Mismatch(violation.check, f"{violation.check} holds", violation.message, where))
+        rows.append(
+            Mismatch(
+                violation.check, f"{violation.check}: {CHECKS[violation.check].sentence}", violation.message, where
+            )
+        )
     return rows
 
 

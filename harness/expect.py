@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from backends.base import ExpectedPlace
 from backends.calls import as_type
 from harness.isa.asm import Assembled
 from harness.isa.opcodes import MASK64
@@ -21,16 +22,6 @@ class ExpectedCall:
 
     callee: str
     args: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedPlace:
-    """Where a parameter must be at the call insn: `x5`, `[sp]`, `[sp+8]`."""
-
-    arch: str
-    callee: str
-    param: str
-    where: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
-from backends.base import Backend, ExpectedPlace, Job, Outcome, Ran, Unsupported
-from backends.calls import Body
+from backends.base import Backend, Job, Outcome, Ran, Unsupported
 from backends.interp import Interpreter
 from harness.case import Case
 from harness.check import Mismatch, run_mismatches, verdict_mismatches
@@ -93,9 +92,8 @@ class Suite:
         return self._last[1], self._last[2]
 
     def _job(self, case: Case, verdict: Accepted, reference: Ran | None) -> Job:
-        bodies = tuple(Body(kfunc.proto, kfunc.returns) for kfunc in case.kfuncs)
-        places = tuple(ExpectedPlace(p.arch, p.callee, p.param, p.where) for p in case.expect.place)
-        return Job(case.assembled.prog, verdict.verified, case.ctx, bodies, places, reference, self.detail)
+        place = case.expect.place
+        return Job(case.assembled.prog, verdict.verified, case.ctx, case.kfuncs, place, reference, self.detail)
 
 
 def unexecuted(results: Sequence[Result]) -> bool:

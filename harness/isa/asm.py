@@ -130,15 +130,15 @@ class _Line:
         self.take()
         return int(match.group(2)), 64 if match.group(1) == "r" else 32
 
-    def number(self, low: int, high: int, what: str) -> int:
-        """A constant in [low, high]; a leading `+`, or `-` as a token of its own, belongs to it."""
-        column, sign = self.column(), 1
-        if self.peek() in ("+", "-"):
-            sign = -1 if self.take() == "-" else 1
-        if self.kind() != "num":
+    def number(self, low: int, high: int, what: str, signs: tuple[str, ...] = ("+", "-")) -> int:
+        """A constant in [low, high]; one sign as a token of its own belongs to it."""
+        column, sign = self.column(), ""
+        if self.peek() in signs:
+            sign = self.take()
+        if self.kind() != "num" or (sign and self.peek().startswith("-")):
             raise self.expected(what)
         try:
-            value = sign * int(self.take(), 0)
+            value = int(self.take(), 0) * (-1 if sign == "-" else 1)
         except ValueError:  # it begins with 0, which is octal elsewhere, or has thousands of digits
             raise self.fail(column, f"{what} is a decimal without a leading 0, or 0x...") from None
         if not low <= value <= high:
@@ -176,7 +176,7 @@ class _Target:
 
 def _imm32(line: _Line, bits: int) -> int:
     """A 32-bit immediate. A 64-bit operation extends its sign, so only -2^31 to 2^31-1 mean what they say there."""
-    value = line.number(-(1 << 31), (1 << 31) - 1 if bits == 64 else op.MASK32, "a 32-bit constant")
+    value = line.number(-(1 << 31), (1 << 31) - 1 if bits == 64 else op.MASK32, "a 32-bit constant", ("-",))
     return op.signed(value, 32)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.case import Case, CaseError, Expect, ExpectedCall, ExpectedPlace, Kfunc, find_files, load_file
+from backends.calls import Body
+from harness.case import Case, CaseError, Expect, ExpectedCall, ExpectedPlace, find_files, load_file
 from harness.isa.proto import parse_proto
 
 
@@ -135,9 +136,9 @@ def test_every_key(load: Loads) -> None:
     (case,) = load.cases(NINE)
     assert (case.line, case.needs, case.ctx) == (2, ("stack_args", "subprogs", "kfuncs"), b"\x01\x02\x0a\xff")
     assert case.kfuncs == (
-        Kfunc(parse_proto("u64 kf(u8 p, s8 q, int r)"), "sum"),
-        Kfunc(parse_proto("s64 kg(s64 t)"), "t"),
-        Kfunc(parse_proto("void kh(u64 u)"), 2**64 - 1),
+        Body(parse_proto("u64 kf(u8 p, s8 q, int r)"), "sum"),
+        Body(parse_proto("s64 kg(s64 t)"), "t"),
+        Body(parse_proto("void kh(u64 u)"), 2**64 - 1),
     )
     assert [(s.name, s.is_global) for s in case.assembled.prog.subprogs] == [
         ("main", False),

@@ -30,6 +30,8 @@ def test_places() -> None:
 
 BAD = [
     ("r0 = ", 0, 4, "expected a 32-bit constant, found the end of the line"),
+    ("r0 =+ 5", 0, 4, "expected a 32-bit constant, found '+'"),
+    ("r0 = - -5", 0, 7, "expected a 32-bit constant, found '-5'"),
     ("r16 = 1", 0, 0, "expected an insn"),
     ("r0 = 1 2", 0, 7, "expected the end of the line, found '2'"),
     ("r0 = w1", 0, 5, "expected a 64-bit register, found a 32-bit one"),
