@@ -34,7 +34,7 @@ def check_protos(prog: Prog, refuse: Refuse) -> None:
         if subprog.proto is not None and len(subprog.proto.params) > op.MAX_ARGS:
             count = len(subprog.proto.params)
             text = f"kernel supports at most {op.MAX_ARGS} parameters, function {subprog.name} has {count}"
-            raise refuse("max-params", text, rules.EINVAL)
+            raise refuse("max-params", text, rules.EFAULT)
 
 
 def _check_kfunc_proto(proto: Proto, at: int, refuse: Refuse) -> None:

@@ -65,7 +65,7 @@ def _walk(prog: Prog) -> Flaw | None:
                 on_path[index] = 0
                 path.pop()
             elif on_path[target]:
-                return Flaw("no-loop", f"back-edge from insn {index} to {target}", index)
+                return Flaw("no-loop", f"back-edge from insn {index} to {target} (loops are not supported yet)", index)
             elif not done[target]:
                 done[target] = on_path[target] = 1
                 _note_call(prog, target, functions, seen)
@@ -107,8 +107,8 @@ def callees_first(prog: Prog) -> tuple[int, ...] | Flaw:
             path.pop()
             order.append(on_path.pop())
         elif callee in on_path:
-            names = prog.subprogs[on_path[-1]].name, prog.subprogs[callee].name
-            return Flaw("recursion", f"recursive call from {names[0]}() to {names[1]}()")
+            names = [prog.subprogs[i].name if prog.subprogs[i].proto else "" for i in (on_path[-1], callee)]
+            return Flaw("recursion", f"recursive call from {names[0]}() to {names[1]}()")  # a name comes from BTF
         elif callee not in done:
             done.add(callee)
             on_path.append(callee)

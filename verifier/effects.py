@@ -81,6 +81,7 @@ def _alu_rules(insn: Alu, frame: Frame) -> Iterator[rules.Rule]:
         yield rules.ShiftInRange(insn.src.value, insn.bits)
     yield rules.Writable(insn.dst)
     yield rules.PointerArithmetic(insn.op, insn.bits, insn.dst, frame.regs[insn.dst], source(frame, insn.src))
+    yield rules.PointerReach(insn.op, insn.bits, frame.regs[insn.dst], source(frame, insn.src))
 
 
 def _access_rules(reg: int, base: RegState, off: int, size: int, *, is_write: bool) -> Iterator[rules.Rule]:
@@ -89,7 +90,7 @@ def _access_rules(reg: int, base: RegState, off: int, size: int, *, is_write: bo
         yield rules.StackAligned(base, off, size)
         yield rules.StackBounds(reg, base, off, size, is_write)
     elif isinstance(base, CtxPtr):
-        yield rules.CtxBounds(base, off, size)
+        yield rules.CtxBounds(reg, base, off, size)
 
 
 def effect(insn: Op, state: State) -> int | None:

@@ -5,7 +5,7 @@ from typing import ClassVar, Final, Protocol
 
 from harness.isa import opcodes as op
 from harness.isa.insn import Insn, Undefined, is_stack_arg_load, is_stack_arg_store
-from verifier.scalar import Scalar
+from verifier.scalar import Scalar, alu
 from verifier.state import MAX_CTX_OFF, STACK_BYTES, CtxPtr, Frame, FramePtr, NotInit, Pointer, RegState, type_word
 
 EINVAL, EACCES, EFAULT, E2BIG = 22, 13, 14, 7
@@ -177,7 +177,9 @@ class StackAligned:
 
     def message(self) -> str:
         """Linux's words."""
-        return f"misaligned stack access off (0x0; 0x0){self.base.off:+}{self.off:+} size {self.size}"
+        tnum = whole_offset(self.base).tnum
+        moved = f"({tnum.value:#x}; {tnum.mask:#x})" if tnum.mask else f"{tnum.value:#x}" if tnum.value else "0"
+        return f"misaligned stack access off {moved}+{self.off} size {self.size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,24 +209,42 @@ class StackBounds:
 
 @dataclass(frozen=True, slots=True)
 class CtxBounds:
-    """A context access lies in the context and is a multiple of its size. Linux, syscall_prog_is_valid_access()."""
+    """An access to a syscall prog's context lies in its largest size, aligned or not. Linux 7.2, check_mem_region_access()."""
 
     id: ClassVar[str] = "ctx-bounds"
     errno: ClassVar[int] = EACCES
+    reg: int
     base: CtxPtr
     off: int
     size: int
 
     def holds(self, frame: Frame) -> bool:
-        """It does, at a known offset."""
-        at = self.base.off + self.off
-        return self.base.var is None and at >= 0 and at + self.size <= MAX_CTX_OFF and at % self.size == 0
+        """It does, wherever the pointer may be."""
+        return self._refusal() is None
 
     def message(self) -> str:
         """Linux's words."""
-        if self.base.var is not None:
-            return f"variable ctx access off={self.base.off + self.off} size={self.size}"
-        return f"invalid bpf_context access off={self.base.off + self.off} size={self.size}"
+        return self._refusal() or ""
+
+    def _refusal(self) -> str | None:
+        moved = whole_offset(self.base)
+        low, high = moved.smin + self.off, moved.umax + self.off
+        if moved.smin < 0 and low < 0:
+            check = "either use unsigned index or do a if (index >=0) check."
+            return f"R{self.reg} min value is negative, {check}"
+        if not self._inside(low):
+            return f"{self._outside(low)}\nR{self.reg} min value is outside of the allowed memory range"
+        if moved.umax >= MAX_VAR_OFF:
+            return f"R{self.reg} unbounded memory access, make sure to bounds check any such access"
+        if not self._inside(high):
+            return f"{self._outside(high)}\nR{self.reg} max value is outside of the allowed memory range"
+        return None
+
+    def _inside(self, at: int) -> bool:
+        return at >= 0 and at + self.size <= MAX_CTX_OFF
+
+    def _outside(self, at: int) -> str:
+        return f"invalid access to context, ctx_size={MAX_CTX_OFF} off={at} size={self.size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,17 +310,40 @@ class PointerArithmetic:
             return f"R{self.reg} pointer {self.row.symbol} pointer prohibited"
         if self.bits == 32:
             return None if self.row is op.SUB and dst else f"R{self.reg} 32-bit pointer arithmetic prohibited"
+        if self.row is op.SUB and isinstance(self.dst, FramePtr):
+            return f"R{self.reg} subtraction from stack pointer prohibited"
         if self.row is op.ADD or (self.row is op.SUB and dst):
-            return self._out_of_reach(self.dst if dst else self.src, self.src if dst else self.dst)
+            return None
         if self.row is op.SUB:
             return f"R{self.reg} tried to subtract pointer from scalar"
         if self.row in (op.AND, op.OR, op.XOR):
             return f"R{self.reg} bitwise operator {self.row.symbol} on pointer prohibited"
         return f"R{self.reg} pointer arithmetic with {self.row.symbol} operator prohibited"
 
-    def _out_of_reach(self, pointer: RegState, number: RegState) -> str | None:
-        """Linux, check_reg_sane_offset(): a pointer moves by less than 2^29 bytes, and by a number with a lower bound."""
-        if not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr):
+
+@dataclass(frozen=True, slots=True)
+class PointerReach:
+    """A pointer moves by less than 2^29 bytes, and by a number with a lower bound. Linux, check_reg_sane_offset()."""
+
+    id: ClassVar[str] = "ptr-arith"
+    errno: ClassVar[int] = EINVAL
+    row: op.AluOp
+    bits: int
+    dst: RegState
+    src: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It does; insns that move no pointer are not asked."""
+        return self._refusal() is None
+
+    def message(self) -> str:
+        """Linux's words."""
+        return self._refusal() or ""
+
+    def _refusal(self) -> str | None:
+        moves = self.bits == 64 and self.row in (op.ADD, op.SUB)
+        pointer, number = (self.dst, self.src) if isinstance(self.dst, Pointer) else (self.src, self.dst)
+        if not moves or not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr):
             return None
         word = type_word(pointer)
         if number.value is not None and abs(number.smin) >= MAX_VAR_OFF:
@@ -362,6 +405,12 @@ class NoStackPointerBack:
     def message(self) -> str:
         """Linux's words."""
         return "cannot return stack pointer to the caller"
+
+
+def whole_offset(base: FramePtr | CtxPtr) -> Scalar:
+    """How far a pointer is from its region's start (R10 for a stack), known part and unknown part together."""
+    known = Scalar.const(base.off)
+    return known if base.var is None else alu(op.ADD, base.var, known)
 
 
 def reach(base: FramePtr, off: int) -> tuple[int, int]:
