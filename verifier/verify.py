@@ -106,7 +106,7 @@ class Verifier:
             self._walk_from(0)
             self._walk_globals()
             self._check_stack_depth()
-            self._check_stores_used()
+            self.check_stores_used()
         except Refusal as refusal:
             log = self._log.text(refusal.message, self._processed, self.max_insns)
             stats = self._stats()
@@ -431,7 +431,7 @@ class Verifier:
                 raise Refusal("stack-depth", text, rules.EACCES)
             deepest[index] = total, length
 
-    def _check_stores_used(self) -> None:
+    def check_stores_used(self) -> None:
         """No function stores more slots than its calls need: the JIT reserves no more. SA-V-45."""
         for index, (stored, needed) in enumerate(zip(self._stored, self._needed, strict=True)):
             if stored > needed:

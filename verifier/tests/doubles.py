@@ -1,0 +1,76 @@
+"""Broken verifiers: each is Verifier with one method wrong, named after the defect it re-makes."""
+
+from harness.isa.insn import Op, Subprog
+from verifier import rules
+from verifier.state import Frame, RegState, State
+from verifier.verify import Verifier
+
+
+class SlotsSurviveCalls(Verifier):
+    """BS-07, BS-08: a call leaves the caller's stack arguments as they were."""
+
+    def after_call(self, frame: Frame, result: RegState) -> None:
+        slots = frame.slots[:]
+        super().after_call(frame, result)
+        frame.slots = slots
+
+
+class LoadAfterStoreAllowed(Verifier):
+    """BS-04: incoming stack arguments may be loaded after a store or a call."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.StackArgLoadFirst)]
+
+
+class MissingSlotAccepted(Verifier):
+    """BS-14, SA-V-30: nobody asks whether a callee's stack arguments were stored."""
+
+    def check_slots(self, params: int, frame: Frame) -> None:
+        pass
+
+
+class WriteLimitOffByOne(Verifier):
+    """SA-V-17: an eighth slot may be stored."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        found = super().requirements(insn, state)
+        return [rules.StackArgWriteLimit(r.off, 8) if isinstance(r, rules.StackArgWriteLimit) else r for r in found]
+
+
+class ReadLimitOffByOne(Verifier):
+    """SA-V-22: one slot more may be loaded than the function has."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        found = super().requirements(insn, state)
+        return [
+            rules.StackArgReadLimit(r.off, r.incoming + 1) if isinstance(r, rules.StackArgReadLimit) else r
+            for r in found
+        ]
+
+
+class SlotsNotCompared(Verifier):
+    """BS-01: pruning ignores what is in the slots."""
+
+    def slots_covered(self, old: Frame, new: Frame) -> bool:
+        return True
+
+
+class OrderNotCompared(Verifier):
+    """BS-03: pruning ignores whether stack arguments may still be loaded."""
+
+    def order_covered(self, old: Frame, new: Frame) -> bool:
+        return True
+
+
+class MainTakesStackArgs(Verifier):
+    """BS-05, SA-V-70: a prototype of the main prog opens incoming slots."""
+
+    def incoming_slots(self, index: int, subprog: Subprog) -> int:
+        return super().incoming_slots(1, subprog)
+
+
+class StoresNeedNoCall(Verifier):
+    """BS-21, SA-V-45: slots may be stored that no call needs."""
+
+    def check_stores_used(self) -> None:
+        pass
