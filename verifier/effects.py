@@ -109,7 +109,7 @@ def effect(insn: Op, state: State) -> int | None:
         case Store():
             _store(state, frame.regs[insn.base], insn, source(frame, insn.src))
         case LoadArg():
-            caller = state.frames[-2].slots
+            caller = state.frames[-2].slots if len(state.frames) > 1 else []
             frame.regs[insn.dst] = caller[insn.slot] if insn.slot < len(caller) else NOT_INIT
             return insn.dst
         case StoreArg():

@@ -11,11 +11,14 @@ import pytest
 from backends.arm64.jit import Arm64Jit
 from backends.arm64.tests import doubles as arm64
 from backends.checks import CHECKS
+from backends.interp import Interpreter
 from backends.native import NativeBackend
 from backends.x86_64.jit import X8664Jit
 from backends.x86_64.tests import doubles as x86_64
 from harness.case import Case, load_file
 from harness.suite import Suite
+from verifier.tests import doubles as verifiers
+from verifier.verify import Verifier
 
 CASES: Final = Path(__file__).resolve().parent.parent.parent / "cases"
 
@@ -93,6 +96,26 @@ JITS: Final[list[tuple[type[X8664Jit | Arm64Jit], str, str]]] = [
     (arm64.StackArgsAtX0, "MEM", "args/subprog_immediates.yaml::one_to_twelve@n=6"),
 ]
 
+# (broken verifier, what is wrong with its answer, the case that shows it).
+VERIFIERS: Final[list[tuple[type[Verifier], str, str]]] = [
+    (verifiers.SlotsSurviveCalls, "verdict = accept", "stack_args/cleared.yaml::any_call@callee=kf"),
+    (verifiers.SlotsSurviveCalls, "verdict = accept", "stack_args/cleared.yaml::any_call@callee=f"),
+    (verifiers.LoadAfterStoreAllowed, "stack-arg-store-used", "stack_args/order.yaml::load_after@what=register_store"),
+    (verifiers.LoadAfterStoreAllowed, "verdict = accept", "stack_args/order.yaml::load_after@what=helper"),
+    (verifiers.MissingSlotAccepted, "verdict = accept", "stack_args/loads.yaml::missing_slot@n=9,missing=2,at=7"),
+    (verifiers.MissingSlotAccepted, "kfunc-arg-scalar", "kfunc/not_a_scalar.yaml::missing_slot@missing=1"),
+    (
+        verifiers.WriteLimitOffByOne,
+        "writes 8 stack arg",
+        "stack_args/limits.yaml::write_beyond_twelve@off=-64,value=606",
+    ),
+    (verifiers.ReadLimitOffByOne, "R0 !read_ok", "stack_args/limits.yaml::read_beyond_parameters@n=6"),
+    (verifiers.SlotsNotCompared, "verdict = accept", "stack_args/pruning.yaml::pointer_or_scalar@first=scalar"),
+    (verifiers.OrderNotCompared, "verdict = accept", "stack_args/order.yaml::one_arm_calls@first=other"),
+    (verifiers.MainTakesStackArgs, "R0 !read_ok", "stack_args/main_and_btf.yaml::main_with_seven_parameters"),
+    (verifiers.StoresNeedNoCall, "verdict = accept", "stack_args/unused.yaml::surplus_slot@off=24"),
+]
+
 
 @cache
 def cases_of(file: str) -> dict[str, Case]:
@@ -112,6 +135,16 @@ def test_a_case_catches_the_double(double: type[X8664Jit | Arm64Jit], check: str
     assert result.mismatches[0].check == check, result.mismatches[0]
 
 
+@pytest.mark.parametrize(
+    ("double", "got", "case"), VERIFIERS, ids=[f"{row[0].__name__}-{i}" for i, row in enumerate(VERIFIERS)]
+)
+def test_a_case_catches_the_verifier(double: type[Verifier], got: str, case: str) -> None:
+    result = Suite(verifier=double()).judge(case_of(case), Interpreter())
+    assert result.status == "failed", result.reason
+    assert got in result.mismatches[0].got
+    assert Suite().judge(case_of(case), Interpreter()).status == "passed"
+
+
 @pytest.mark.parametrize("case", sorted({row[2] for row in JITS}))
 def test_the_right_jits_pass_the_same_cases(case: str) -> None:
     for jit in (X8664Jit(), Arm64Jit()):
@@ -126,6 +159,7 @@ def subclasses(module: ModuleType, base: type) -> set[type]:
 def test_no_double_is_left_out() -> None:
     listed = {row[0] for row in JITS}
     assert subclasses(x86_64, X8664Jit) | subclasses(arm64, Arm64Jit) == listed
+    assert subclasses(verifiers, Verifier) == {row[0] for row in VERIFIERS}
 
 
 def test_every_always_on_check_catches_some_double() -> None:
