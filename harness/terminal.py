@@ -1,5 +1,6 @@
 """What `callconv run` prints: the matrix of cases by back end."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -10,8 +11,11 @@ from rich.text import Text
 _STYLE: Final = {"passed": "green", "failed": "bold red", "error": "bold red", "skipped": "yellow"}
 
 
+WIDE: Final = 240  # columns where nobody looks: a file keeps whole names
+
+
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
 
 
 def print_plain(text: str, style: str = "") -> None:
