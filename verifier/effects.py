@@ -54,7 +54,7 @@ def requirements(insn: Op, frame: Frame, incoming: int) -> Iterator[rules.Rule]:
             yield rules.Writable(insn.dst)
             yield from _access_rules(insn.base, frame.regs[insn.base], insn.off, insn.size.bytes, is_write=False)
         case Store():
-            yield from _readable(insn.base, insn.src)
+            yield from _readable(insn.src, insn.base)
             yield from _access_rules(insn.base, frame.regs[insn.base], insn.off, insn.size.bytes, is_write=True)
         case LoadArg():
             yield rules.Writable(insn.dst)

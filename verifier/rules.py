@@ -203,7 +203,9 @@ class StackBounds:
         """Linux's words."""
         word = "write to" if self.is_write else "read from"
         if self.base.var is not None and self.base.var.value is None:
-            return f"invalid variable-offset {word} stack R{self.reg}"
+            tnum = self.base.var.tnum
+            moved = f"var_off=({tnum.value:#x}; {tnum.mask:#x})"
+            return f"invalid variable-offset {word} stack R{self.reg} {moved} off={self.base.off + self.off} size={self.size}"
         return f"invalid {word} stack R{self.reg} off={reach(self.base, self.off)[0]} size={self.size}"
 
 
