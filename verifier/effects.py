@@ -88,7 +88,8 @@ def _access_rules(reg: int, base: RegState, off: int, size: int, *, is_write: bo
     yield rules.PointerAccess(reg, base)
     if isinstance(base, FramePtr):
         yield rules.StackAligned(base, off, size)
-        yield rules.StackBounds(reg, base, off, size, is_write)
+        bounds = rules.StackBounds if base.var is None else rules.VariableStackBounds
+        yield bounds(reg, base, off, size, is_write)
     elif isinstance(base, CtxPtr):
         yield rules.CtxBounds(reg, base, off, size)
 

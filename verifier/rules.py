@@ -184,7 +184,7 @@ class StackAligned:
 
 @dataclass(frozen=True, slots=True)
 class StackBounds:
-    """A stack access stays in the 512 bytes below R10. Linux kernel/bpf/verifier.c, check_stack_access_within_bounds()."""
+    """An access at a known offset stays in the 512 bytes below R10. Linux, check_stack_access_within_bounds()."""
 
     id: ClassVar[str] = "stack-bounds"
     errno: ClassVar[int] = EACCES
@@ -195,18 +195,37 @@ class StackBounds:
     is_write: bool
 
     def holds(self, frame: Frame) -> bool:
-        """It does, whatever the unknown part."""
-        low, high = reach(self.base, self.off)
-        return low >= -STACK_BYTES and high + self.size <= 0
+        """It does."""
+        return in_stack(self.base, self.off, self.size)
 
     def message(self) -> str:
         """Linux's words."""
-        word = "write to" if self.is_write else "read from"
-        if self.base.var is not None and self.base.var.value is None:
-            tnum = self.base.var.tnum
-            moved = f"var_off=({tnum.value:#x}; {tnum.mask:#x})"
-            return f"invalid variable-offset {word} stack R{self.reg} {moved} off={self.base.off + self.off} size={self.size}"
-        return f"invalid {word} stack R{self.reg} off={reach(self.base, self.off)[0]} size={self.size}"
+        at = reach(self.base, self.off)[0]
+        return f"invalid {access_word(self.is_write)} stack R{self.reg} off={at} size={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class VariableStackBounds:
+    """An access at an unknown offset stays there for every value of it. Linux, check_stack_access_within_bounds()."""
+
+    id: ClassVar[str] = "stack-bounds"
+    errno: ClassVar[int] = EINVAL
+    reg: int
+    base: FramePtr
+    off: int
+    size: int
+    is_write: bool
+
+    def holds(self, frame: Frame) -> bool:
+        """It does."""
+        return in_stack(self.base, self.off, self.size)
+
+    def message(self) -> str:
+        """Linux's words."""
+        tnum = whole_offset(self.base).tnum
+        moved = f"var_off=({tnum.value:#x}; {tnum.mask:#x})"
+        word = access_word(self.is_write)
+        return f"invalid variable-offset {word} stack R{self.reg} {moved} off={self.off} size={self.size}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,6 +432,17 @@ def whole_offset(base: FramePtr | CtxPtr) -> Scalar:
     """How far a pointer is from its region's start (R10 for a stack), known part and unknown part together."""
     known = Scalar.const(base.off)
     return known if base.var is None else alu(op.ADD, base.var, known)
+
+
+def in_stack(base: FramePtr, off: int, size: int) -> bool:
+    """Whether an access lies below R10 and in its frame, wherever the pointer may be."""
+    low, high = reach(base, off)
+    return low >= -STACK_BYTES and high + size <= 0
+
+
+def access_word(is_write: bool) -> str:
+    """As Linux's messages begin."""
+    return "write to" if is_write else "read from"
 
 
 def reach(base: FramePtr, off: int) -> tuple[int, int]:

@@ -46,6 +46,7 @@ from verifier.state import (
 MAX_INSNS: Final = 1_000_000  # processed. Linux include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
 MAX_PENDING: Final = 8192  # paths not yet walked. Linux kernel/bpf/verifier.c, BPF_COMPLEXITY_LIMIT_JMP_SEQ
 MAX_SEEN: Final = 64  # states kept per insn for pruning
+MAX_MISSES: Final = 8  # comparisons in vain before a state is dropped; Linux does alike, is_state_visited()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,16 @@ class Rejected:
 
 
 Verdict = Accepted | Rejected
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A state that was walked from some insn on; `chain` is where its calls return to."""
+
+    chain: tuple[int, ...]
+    state: State
+    hits: int = 0
+    misses: int = 0
 
 
 class Refusal(Exception):  # noqa: N818
@@ -127,7 +138,7 @@ class Verifier:
         self._unreliable = [False] * count
         self._globals: list[int] = []
         self._points = frozenset[int]()
-        self._seen: dict[int, list[State]] = {}
+        self._seen: dict[int, list[_Seen]] = {}
 
     def _stats(self) -> Stats:
         return Stats(self._processed, tuple(self._depth))
@@ -194,12 +205,21 @@ class Verifier:
                 raise
 
     def _pruned(self, at: int, state: State) -> bool:
-        """Whether a path that was found safe from here covers this one."""
+        """Whether a path that was found safe from here covers this one. States that never do are dropped."""
         seen = self._seen.setdefault(at, [])
-        if any(self.covered(old, state) for old in seen):
-            return True
+        chain = tuple(frame.return_to for frame in state.frames)
+        for index in range(len(seen) - 1, -1, -1):
+            old = seen[index]
+            if old.chain != chain:
+                continue
+            if self.covered(old.state, state):
+                old.hits += 1
+                return True
+            old.misses += 1
+            if old.misses > 3 * old.hits + MAX_MISSES:
+                del seen[index]
         if len(seen) < MAX_SEEN:
-            seen.append(state.copy())
+            seen.append(_Seen(chain, state.copy()))
         return False
 
     def _step(self, at: int, insn: Op, state: State, pending: list[tuple[int, State]]) -> int | None:
