@@ -2,14 +2,14 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from backends.base import Backend
 from harness import cli
-from harness.suite import Suite
+from harness.case import Case
+from harness.suite import Result, Suite
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOOD = """
@@ -153,17 +153,20 @@ def test_a_defect_of_ours_is_an_error_and_loses_no_case(
     assert (status, "a defect of the suite itself" in text, "3 passed" in text) == (1, True, True)
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "harness.cli", "run", "--reports", str(tmp_path / "r"), *["cases"] * 12]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(4)
-    process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
-    assert (process.returncode, "interrupted: " in text) == (130, True), text[-500:]
+def test_ctrl_c(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original, judged = Suite.judge, list[str]()
+
+    def interrupted(self: Suite, case: Case, backend: Backend) -> Result:
+        judged.append(case.name)
+        if len(judged) == 5:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, case, backend)
+
+    monkeypatch.setattr(Suite, "judge", interrupted)
+    status, text = run(capsys, "run", case_file(tmp_path, GOOD, REJECTED), "--reports", str(tmp_path / "r"))
+    assert (status, "interrupted: 2 of 2 cases had begun; what they gave is reported" in text) == (130, True)
     report = json.loads((tmp_path / "r" / "report.json").read_text(encoding="utf-8"))
-    assert report["interrupted"] is True
-    assert report["counts"]["passed"] > 0
+    assert (report["interrupted"], report["counts"]["passed"]) == (True, 4)
 
 
 def test_show(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
