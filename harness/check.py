@@ -12,7 +12,7 @@ from harness.case import Case, Expect
 from harness.isa.asm import insn_text
 from harness.isa.insn import Prog
 from harness.isa.proto import CInt, Proto
-from verifier.verify import Accepted, Rejected, Verdict
+from verifier.verdict import Accepted, Rejected, Verdict
 
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
 

@@ -16,7 +16,8 @@ from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value
 from harness.plugins import BACKENDS, UnknownBackendError, make_backends
 from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
 from harness.suite import Result, Suite, unexecuted
-from verifier.verify import Accepted, Rejected, Verifier
+from verifier.verdict import Accepted, Rejected
+from verifier.verify import Verifier
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130

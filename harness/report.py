@@ -10,7 +10,7 @@ from backends.base import Ran
 from harness.case import CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
-from verifier.verify import Accepted, Rejected
+from verifier.verdict import Accepted, Rejected
 
 SCHEMA: Final = 1  # of report.json; raised when a field changes its meaning or goes away
 Record = dict[str, Any]

@@ -10,7 +10,8 @@ from backends.base import Backend, Job, Outcome, Ran, Unsupported
 from backends.interp import Interpreter
 from harness.case import Case
 from harness.check import Mismatch, run_mismatches, verdict_mismatches
-from verifier.verify import Accepted, Rejected, Verdict, Verifier
+from verifier.verdict import Accepted, Rejected, Verdict
+from verifier.verify import Verifier
 
 Status = Literal["passed", "failed", "skipped", "error"]
 

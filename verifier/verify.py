@@ -42,43 +42,12 @@ from verifier.state import (
     entry_frame,
     reg_within,
 )  # fmt: skip
+from verifier.verdict import Accepted, Refusal, Rejected, Stats, Verdict
 
 MAX_INSNS: Final = 1_000_000  # processed. Linux include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
 MAX_PENDING: Final = 8192  # paths not yet walked. Linux kernel/bpf/verifier.c, BPF_COMPLEXITY_LIMIT_JMP_SEQ
 MAX_SEEN: Final = 64  # states kept per insn for pruning
 MAX_MISSES: Final = 8  # comparisons in vain before a state is dropped; Linux does alike, is_state_visited()
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Cost and size: insns walked, and bytes of R10 stack per subprog."""
-
-    processed_insns: int
-    stack_depths: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The program is safe; `verified` is what a compiler needs."""
-
-    verified: Verified
-    log: str
-    stats: Stats
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The program is refused at `insn` (None: as a whole); `errno` is positive."""
-
-    rule: str
-    message: str
-    insn: int | None
-    errno: int
-    log: str
-    stats: Stats
-
-
-Verdict = Accepted | Rejected
 
 
 @dataclass(slots=True)
@@ -89,14 +58,6 @@ class _Seen:
     state: State
     hits: int = 0
     misses: int = 0
-
-
-class Refusal(Exception):  # noqa: N818
-    """A rule does not hold. Never leaves the package."""
-
-    def __init__(self, rule: str, message: str, errno: int, insn: int | None = None) -> None:
-        super().__init__(message)
-        self.rule, self.message, self.errno, self.insn = rule, message, errno, insn
 
 
 class Verifier:

@@ -12,7 +12,8 @@ from harness.isa import opcodes as op
 from harness.isa.asm import Source, assemble
 from harness.isa.insn import Prog
 from harness.isa.proto import Proto, parse_proto
-from verifier.verify import Accepted, Verifier
+from verifier.verdict import Accepted
+from verifier.verify import Verifier
 
 SEED = 20261120
 PROGRAMS = 400

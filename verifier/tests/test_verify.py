@@ -6,7 +6,8 @@ from harness.isa.asm import Source, assemble
 from harness.isa.insn import Prog
 from harness.isa.proto import parse_proto
 from harness.isa.verified import FuncFacts
-from verifier.verify import Accepted, Rejected, Verifier
+from verifier.verdict import Accepted, Rejected
+from verifier.verify import Verifier
 
 SIX = parse_proto("u64 f(u64 a, u64 b, u64 c, u64 d, u64 e, u64 g)")
 FIVE = "r1 = 1\nr2 = 2\nr3 = 3\nr4 = 4\nr5 = 5\n"

@@ -1,7 +1,7 @@
 """Encodings, typed by hand from RFC 9669 and from SA-V-05."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.isa import opcodes as op
@@ -124,6 +124,7 @@ def test_undefined(raw: str, reserved: bool) -> None:
     assert decode((insn,)) == (Undefined(insn, reserved),)
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.binary(min_size=0, max_size=200).map(lambda raw: raw[: len(raw) // 8 * 8]))
 def test_every_8_bytes_decode_and_come_back(raw: bytes) -> None:
     insns = insns_from_bytes(raw)
@@ -136,6 +137,7 @@ def test_a_length_that_is_no_whole_number_of_insns() -> None:
         insns_from_bytes(b"123456789")
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
 def test_sem_of_the_operations_with_rules_of_their_own(dst: int, src: int) -> None:
     assert op.DIV.sem(dst, 0, 64) == 0
