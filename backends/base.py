@@ -1,7 +1,8 @@
 """What every back end takes and gives: a Job in, an Outcome out."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from backends.calls import Body
 from backends.image import Image
@@ -59,6 +60,34 @@ class FrameView:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a back end with a verifier of its own says of a program that it accepted, and of running it itself.
+
+    `xlated`: the insns after its rewrites; `stack_depths`: bytes per subprog; `run_errno` 0: it ran it, with the low 32
+    bits of R0 in `retval` and the context afterwards in `memory`.
+    """
+
+    log: str
+    processed_insns: int
+    stack_depths: tuple[int, ...]
+    xlated: bytes
+    run_errno: int
+    retval: int | None
+    memory: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A back end's own verifier refused the program: at `insn` as loaded, or as a whole (None); `errno` is positive."""
+
+    message: str
+    errno: int
+    insn: int | None
+    log: str
+    processed_insns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ran:
     """A run that was made. `retval` is None where it did not return; `memory` is the context afterwards."""
 
@@ -68,6 +97,7 @@ class Ran:
     violations: tuple[Violation, ...] = ()
     frames: tuple[FrameView, ...] = ()
     image: Image | None = None
+    loaded: Loaded | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +114,7 @@ class Died:
     reason: str
 
 
-Outcome = Ran | Unsupported | Died
+Outcome = Ran | Refused | Unsupported | Died
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,19 +129,33 @@ class ExpectedPlace:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One program to run. `reference` is what the interpreter made of it; None for the interpreter itself."""
+    """One program to run. `reference` is what the interpreter made of it; None for the interpreter itself.
+
+    `verified` is None where the built-in verifier refuses the program: only back ends with their own see such a job.
+    """
 
     prog: Prog
-    verified: Verified
+    verified: Verified | None
     ctx: bytes
     bodies: tuple[Body, ...]
     places: tuple[ExpectedPlace, ...] = ()
     reference: Ran | None = None
     detail: bool = False  # keep registers and stack at every call
+    case: str = ""  # FILE::NAME
+    verbose: bool = False  # a log that tells every insn, from a back end that has one
 
     def body(self, name: str) -> Body:
         """The kfunc of this name."""
         return next(body for body in self.bodies if body.proto.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference from the suite that stands with a back end: what it does (a regular expression), and why that is."""
+
+    got: str
+    why: str
+    source: str  # where it is stated
 
 
 class Backend(Protocol):
@@ -122,4 +166,17 @@ class Backend(Protocol):
 
     def run(self, job: Job) -> Outcome:
         """Runs an accepted program."""
+        ...
+
+
+@runtime_checkable
+class Referee(Backend, Protocol):
+    """A back end with a verifier of its own: `run` takes every program, whether the built-in verifier accepts it or not."""
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        """The kfuncs of the jobs to come, to be made ready at once."""
+        ...
+
+    def difference(self, case: str) -> Difference | None:
+        """The difference that is stated for a case (`FILE::NAME`)."""
         ...

@@ -22,6 +22,8 @@ STACK_BASE: Final = 0x3000_0000
 STACK_BYTES: Final = 0x1_0000
 STACK_TOP: Final = STACK_BASE + STACK_BYTES - 0x1000  # SP before the call of the main prog; above it lies the caller
 CTX_BYTES: Final = 0x1_0000
+KERNEL_DATA_BASE: Final = 0x2800_0000  # stands for what a kernel keeps per CPU, for helpers that its JIT inlines
+KERNEL_DATA_BYTES: Final = 0x1000
 MAX_NATIVE_INSNS: Final = 20_000_000
 
 
@@ -106,6 +108,7 @@ class Emulator:
         self._hooks: list[ctypes.c_size_t] = []
         self._error: BaseException | None = None
         self._stopped = False
+        self._kernel_data = False
         self._fault_at: tuple[str, int, int] | None = None
         self._on_code: OnCode = lambda address: None
         self._on_memory: OnMemory = lambda is_write, address, size: None
@@ -123,6 +126,13 @@ class Emulator:
         self._uc.mem_map(CTX_BASE, CTX_BYTES, readable | writable)
         pads = self._machine.pad.ljust(PAD_STRIDE, b"\0") * (PADS_BYTES // PAD_STRIDE)
         self._uc.mem_write(PADS_BASE, pads)
+
+    def _map_kernel_data(self, *, wanted: bool) -> None:
+        if wanted and not self._kernel_data:
+            self._uc.mem_map(KERNEL_DATA_BASE, KERNEL_DATA_BYTES, unicorn.UC_PROT_READ)
+        elif self._kernel_data and not wanted:
+            self._uc.mem_unmap(KERNEL_DATA_BASE, KERNEL_DATA_BYTES)
+        self._kernel_data = wanted
 
     def _permanent_hooks(self) -> None:
         code, memory, invalid = self._callbacks
@@ -192,8 +202,9 @@ class Emulator:
         if data:
             self._uc.mem_write(address, data)
 
-    def load(self, code: bytes, watched: Iterable[int]) -> None:
-        """Replaces the code and the addresses whose execution calls back."""
+    def load(self, code: bytes, watched: Iterable[int], *, kernel_data: bool = False) -> None:
+        """Replaces the code and the addresses whose execution calls back; `kernel_data` is readable, and 0, where asked for."""
+        self._map_kernel_data(wanted=kernel_data)
         for hook in self._hooks:
             binding.uclib.uc_hook_del(self._handle, hook)
         self._uc.context_restore(self._fresh)

@@ -21,8 +21,10 @@ class Symbol:
 class Image:
     """Native code, ready to run at `base`. The first symbol is the main prog.
 
-    `insn_offsets[i]` is the byte offset of the first native insn of rewritten insn `i`; the second slot of an
+    `insn_offsets[i]` is the byte offset of the first native insn of insn `i` of `source`; the second slot of an
     LD_IMM64 has the offset of the insn after it. `landing_pads`: the code was built for BTI (arm64) or IBT (x86-64).
+    `inlined`: helper calls, by their insns as loaded, that the compiler replaced by insns of its own; `kernel_data`: those
+    read memory of the kernel.
     """
 
     arch: str
@@ -31,9 +33,12 @@ class Image:
     symbols: tuple[Symbol, ...]
     insn_offsets: tuple[int, ...]
     landing_pads: bool
+    source: Verified
+    inlined: frozenset[int] = frozenset()
+    kernel_data: bool = False
 
     def insn_at(self, offset: int) -> int | None:
-        """The rewritten insn whose native code covers `offset`, or None in a prologue, an epilogue or outside."""
+        """The insn of `source` whose native code covers `offset`, or None in a prologue, an epilogue or outside."""
         best: int | None = None
         for index, start in enumerate(self.insn_offsets):
             if start <= offset and (best is None or start >= self.insn_offsets[best]):

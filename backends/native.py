@@ -28,27 +28,45 @@ def pads_of(job: Job) -> dict[int, str]:
     return {emu.PADS_BASE + i * emu.PAD_STRIDE: name for i, name in enumerate(names)}
 
 
+def addresses_of(job: Job) -> Addresses:
+    """Where a job's image has to lie, and where it finds the functions outside it."""
+    return Addresses(emu.CODE_BASE, {name: address for address, name in pads_of(job).items()})
+
+
 class NativeBackend:
-    """A compiler and an emulated CPU. The engine is made at the first run and reused."""
+    """A compiler and a bench."""
 
     def __init__(self, name: str, compiler: Compiler) -> None:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
-        self._parts: tuple[emu.Emulator, Probe] | None = None
+        self._bench = Bench()
 
     def run(self, job: Job) -> Outcome:
         """Native code for an accepted program, run and judged."""
+        assert job.verified is not None
         try:
-            pads = pads_of(job)
-            image = self._compiler.compile(job.verified, Addresses(emu.CODE_BASE, {n: a for a, n in pads.items()}))
-        except (CompileError, LayoutError) as error:
+            image = self._compiler.compile(job.verified, addresses_of(job))
+        except CompileError as error:
             return Unsupported(str(error))
+        return self._bench.judge(job, image)
+
+
+class Bench:
+    """An emulated CPU with its probe. The engine is made at the first run and reused; all images are of one architecture."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[emu.Emulator, Probe] | None = None
+
+    def judge(self, job: Job, image: Image) -> Ran | Unsupported:
+        """Runs an image from anywhere, made for `addresses_of` the job, under all checks."""
         if len(image.code) > emu.CODE_BYTES:
             return Unsupported(f"the image has {len(image.code)} bytes, more than {emu.CODE_BYTES}")
-        return self.judge(job, image, pads)
+        try:
+            return self._judge(job, image, pads_of(job))
+        except LayoutError as error:
+            return Unsupported(str(error))
 
-    def judge(self, job: Job, image: Image, pads: dict[int, str]) -> Ran:
-        """Runs an image from anywhere under all checks."""
+    def _judge(self, job: Job, image: Image, pads: dict[int, str]) -> Ran:
         if self._parts is None:
             cpu = emu.Emulator(image.arch)
             self._parts = cpu, Probe(cpu, *ARCHES[image.arch])
@@ -57,7 +75,7 @@ class NativeBackend:
         watched = {image.base + symbol.offset for symbol in image.symbols[1:]}
         watched |= {image.base + offset for offset in decoded.return_sites}
         watched |= {image.base + offset for offset in decoded.indirect} if image.landing_pads else set()
-        cpu.load(image.code, sorted(watched))
+        cpu.load(image.code, sorted(watched), kernel_data=image.kernel_data)
 
         def once(spoils: frozenset[str] | None) -> Ran:
             probe.begin(job, image, decoded, pads, spoils)

@@ -41,6 +41,11 @@ class Case:
     expect: Expect
     sources: tuple[Source, ...]
 
+    @property
+    def id(self) -> str:
+        """`FILE::NAME`, as every command takes it."""
+        return f"{self.file}::{self.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedFile:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from backends.base import Call, Died, Outcome, Ran, StackRef, Unsupported
+from backends.base import Call, Died, Difference, Loaded, Outcome, Ran, Refused, StackRef, Unsupported
 from backends.calls import as_type
 from backends.checks import CHECKS
 from harness.case import Case, Expect
@@ -88,12 +88,65 @@ def run_mismatches(case: Case, outcome: Outcome, reference: Ran | None) -> list[
             return []
         case Died():
             return [Mismatch("RUN", "a run", outcome.reason)]
+        case Refused():
+            got = f"verdict = reject: {outcome.message} (errno {outcome.errno})"
+            return [Mismatch("verdict", "verdict = accept", got, where_of(case.assembled.prog, outcome.insn))]
         case Ran():
             found = _violations(case.assembled.prog, outcome)
             found += _values(case, outcome)
             return found + _against_reference(outcome, reference) if not found and reference else found
         case _:
             assert_never(outcome)
+
+
+def referee_mismatches(case: Case, outcome: Outcome, ours: Verdict, reference: Ran | None) -> list[Mismatch]:
+    """What a back end with a verifier of its own did: its verdict and message first, then its runs."""
+    if isinstance(outcome, Refused) and case.expect.verdict == "reject":
+        return _refusal_mismatches(case, outcome, ours)
+    if isinstance(outcome, Ran) and case.expect.verdict == "reject":
+        return [Mismatch("verdict", f"verdict = reject ({case.expect.rule})", "verdict = accept")]
+    found = _own_run_mismatches(case, outcome.loaded) if isinstance(outcome, Ran) and outcome.loaded else []
+    return found + run_mismatches(case, outcome, reference)
+
+
+def _refusal_mismatches(case: Case, outcome: Refused, ours: Verdict) -> list[Mismatch]:
+    """A rule has no name elsewhere, so the message stands for it: the case's, or else the built-in verifier's."""
+    found: list[Mismatch] = []
+    prog, where = case.assembled.prog, where_of(case.assembled.prog, outcome.insn)
+    same_rule = isinstance(ours, Rejected) and ours.rule == case.expect.rule
+    wanted = case.expect.msg or ((ours.message,) if isinstance(ours, Rejected) and same_rule else ())
+    missing = first_missing(wanted, outcome.log)
+    if missing is not None or not wanted:
+        found.append(Mismatch("msg", f"msg = {missing or case.expect.rule}", f"msg = {outcome.message}", where))
+    if isinstance(ours, Rejected) and same_rule and ours.errno != outcome.errno:
+        found.append(Mismatch("errno", f"errno = {ours.errno}", f"errno = {outcome.errno}: {outcome.message}", where))
+    at = None if outcome.insn is None else prog.where(outcome.insn)
+    if at is not None and case.expect.at is not None and at != case.expect.at:
+        found.append(Mismatch("at", f"at = {case.expect.at}", f"at = {at}: {outcome.message}", where))
+    return found
+
+
+def _own_run_mismatches(case: Case, loaded: Loaded) -> list[Mismatch]:
+    """The back end's own run; it gives the low half of R0."""
+    expect, found = case.expect, list[Mismatch]()
+    if loaded.run_errno:
+        return [Mismatch("run", "a run of its own", f"errno {loaded.run_errno}")]
+    if expect.retval is not None and loaded.retval != expect.retval & 0xFFFF_FFFF:
+        wanted, got = _number(expect.retval & 0xFFFF_FFFF), _number(loaded.retval)
+        found.append(Mismatch("retval", f"retval = {wanted} (32 bits)", f"retval = {got} (its own run)"))
+    if expect.memory is not None and loaded.memory != expect.memory:
+        wanted, got = expect.memory.hex(" "), loaded.memory.hex(" ")
+        found.append(Mismatch("memory", f"memory = {wanted}", f"memory = {got} (its own run)"))
+    return found
+
+
+def difference_mismatches(found: Sequence[Mismatch], stated: Difference) -> list[Mismatch]:
+    """What is left to report where a difference is stated: nothing if it is there, and only it."""
+    if not found:
+        text = f"the difference that {stated.source} states: {stated.got}"
+        return [Mismatch("differs", text, "no difference: it vanished; the entry has to go")]
+    pattern = re.compile(stated.got)
+    return [mismatch for mismatch in found if not pattern.search(mismatch.got)]
 
 
 def _violations(prog: Prog, outcome: Ran) -> list[Mismatch]:

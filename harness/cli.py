@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from backends.base import Backend, Ran
+from backends.base import Backend, Ran, Refused
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
 from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
-from harness.plugins import BACKENDS, UnknownBackendError, make_backends
+from harness.plugins import (
+    BACKENDS,
+    BUILT_IN,
+    InputRefusedError,
+    UnknownBackendError,
+    make_backends,
+    settings_of,
+)
 from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
 from harness.suite import Result, Suite, unexecuted
 from verifier.verdict import Accepted, Rejected
@@ -67,10 +74,11 @@ def load(paths: Sequence[str], word: str | None = None) -> Loaded:
 
 def run(options: argparse.Namespace) -> int:
     """`callconv run`: every case on every back end, the matrix, and reports/."""
-    backends = make_backends(options.backend)
+    backends = make_backends(options.backend, settings_of(options))
     loaded = load(options.paths, options.word)
     suite, results, records = Suite(), list[Result](), list[Record]()
     interrupted = False
+    suite.announce(loaded.cases, backends)
     gc.freeze()  # what is loaded by now stays; collecting it again and again costs a tenth of the run
     try:
         for case in loaded.cases:
@@ -121,9 +129,10 @@ def _print_run(
     if len(bad) > MAX_SHOWN:
         print_plain(f"... and {len(bad) - MAX_SHOWN} more failures: see {options.reports or 'the JSON'}", "red")
     print_matrix(records, [backend.name for backend in backends], by_case=options.verbose)
-    for reason in sorted({record["reason"] for record in records if record["status"] == "skipped"}):
-        number = sum(record["reason"] == reason for record in records)
-        print_plain(f"skipped {number}: {reason}", "yellow")
+    for status in ("differs", "skipped"):
+        for reason in sorted({record["reason"] for record in records if record["status"] == status}):
+            number = sum(record["reason"] == reason for record in records if record["status"] == status)
+            print_plain(f"{status} {number}: {reason}", "yellow")
     print_plain(_summary(records, loaded, options), "red" if bad or loaded.errors or interrupted else "green")
     if interrupted:
         done = len({(record["file"], record["case"]) for record in records})
@@ -135,6 +144,7 @@ def _summary(records: list[Record], loaded: Loaded, options: argparse.Namespace)
     rejected = sum(r["status"] == "passed" and r["verdict"] == "reject" for r in records)
     text = f"{len(loaded.cases)} cases: {total['passed']} passed ({rejected} of them rightly rejected), {total['failed']} failed"
     text += f", {total['error']} errors" if total["error"] else ""
+    text += f", {total['differs']} differ as stated" if total["differs"] else ""
     text += f", {total['skipped']} skipped"
     text += f", {len(loaded.errors)} unreadable" if loaded.errors else ""
     return f"{text}; reports in {shown(Path(options.reports))}/" if options.reports else text
@@ -142,13 +152,7 @@ def _summary(records: list[Record], loaded: Loaded, options: argparse.Namespace)
 
 def _one_case(text: str) -> Case:
     """A case by `FILE::CASE`, or by a name that only one case of the suite has."""
-    loaded = load([text] if "::" in text or Path(text).exists() else [])
-    if loaded.errors:
-        raise InputError("\n".join(str(error) for error in loaded.errors))
-    exact = "::" in text or Path(text).exists()
-    found = loaded.cases if exact else [c for c in loaded.cases if c.name == text or c.name.split("@")[0] == text]
-    if not found:
-        raise InputError(f"there is no case {text!r}; `callconv run -k WORD -v` lists cases by name")
+    found = _named(text)
     if len(found) > 1:
         names = ", ".join(f"{case.file}::{case.name}" for case in found)
         raise InputError(f"{text!r} names {len(found)} cases: {names}")
@@ -157,9 +161,11 @@ def _one_case(text: str) -> Case:
 
 def show(options: argparse.Namespace) -> int:
     """`callconv show`: one case on one back end: listing, frames, call trace."""
-    (backend,) = make_backends([options.backend])
+    (backend,) = make_backends([options.backend], settings_of(options))
     case = _one_case(options.case)
-    result = Suite(detail=True).judge(case, backend)
+    suite = Suite(detail=True)
+    suite.announce([case], [backend])
+    result = suite.judge(case, backend)
     say(f"{case.file}:{case.line}: {case.name} ({backend.name})")
     say(f"  {case.about}")
     say(f"  spec    {'; '.join(case.spec)}")
@@ -172,12 +178,9 @@ def show(options: argparse.Namespace) -> int:
 
 
 def _show_listing(result: Result) -> None:
-    prog, outcome, verdict = result.case.assembled.prog, result.outcome, result.verdict
+    outcome = result.outcome
     image = outcome.image if isinstance(outcome, Ran) else None
-    if image is not None and isinstance(verdict, Accepted):
-        rows = native_rows(verdict.verified.prog, image)
-    else:
-        rows = bpf_rows(prog)
+    rows = bpf_rows(result.case.assembled.prog) if image is None else native_rows(image)
     subprog = None
     for row in rows:
         if row.subprog != subprog:
@@ -190,7 +193,10 @@ def _show_listing(result: Result) -> None:
 
 def _show_run(result: Result) -> None:
     verdict, outcome = result.verdict, result.outcome
-    if isinstance(verdict, Rejected):
+    if isinstance(outcome, Refused):
+        say(f"rejected: {outcome.message} (errno {outcome.errno})")
+        say(f"  where   {where_of(result.case.assembled.prog, outcome.insn) or 'the whole program'}")
+    elif isinstance(verdict, Rejected) and not isinstance(outcome, Ran):
         say(f"rejected ({verdict.rule}): {verdict.message}")
         say(f"  where   {where_of(result.case.assembled.prog, verdict.insn) or 'the whole program'}")
     if isinstance(outcome, Ran):
@@ -222,6 +228,51 @@ def verify(options: argparse.Namespace) -> int:
     return WRONG_INPUT if loaded.errors else FAILED if wrong else PASSED
 
 
+def kernel(options: argparse.Namespace) -> int:
+    """`callconv kernel fetch` and `callconv kernel list`."""
+    from harness import kernels
+
+    if options.action == "fetch":
+        kernels.fetch_kernels(options, say)
+    else:
+        kernels.list_kernels(say)
+    return PASSED
+
+
+def golden(options: argparse.Namespace) -> int:
+    """`callconv golden update`: what a Linux says of every case, put on record."""
+    from harness import kernels
+
+    loaded = _readable(options.paths)
+    kernels.update_golden(options, loaded.cases, say, whole=not options.paths)
+    return PASSED
+
+
+def compare(options: argparse.Namespace) -> int:
+    """`callconv compare`: ours and Linux's side by side; 1 where something differs."""
+    from harness import kernels
+
+    cases = [case for text in options.cases for case in _named(text)]
+    return PASSED if kernels.compare_cases(options, cases, say) else FAILED
+
+
+def _readable(paths: Sequence[str]) -> Loaded:
+    loaded = load(paths)
+    if loaded.errors:
+        raise InputError("\n".join(str(error) for error in loaded.errors))
+    return loaded
+
+
+def _named(text: str) -> list[Case]:
+    """The cases of a path, or the variants of a case that is named without its file."""
+    if "::" in text or Path(text).exists():
+        return _readable([text]).cases
+    found = [case for case in _readable([]).cases if text in (case.name, case.name.split("@")[0])]
+    if not found:
+        raise InputError(f"there is no case {text!r}; `callconv run -k WORD -v` lists cases by name")
+    return found
+
+
 def say(text: str) -> None:
     """One line of output."""
     print(text)  # noqa: T201
@@ -243,7 +294,10 @@ def parser() -> argparse.ArgumentParser:
     runs = commands.add_parser("run", help="run cases on back ends and write reports/", allow_abbrev=False)
     runs.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")
     runs.add_argument(
-        "--backend", action="append", metavar="NAME", help=f"a back end, may be repeated (default: all: {names})"
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help=f"a back end, may be repeated (default: {', '.join(BUILT_IN)}; all: {names})",
     )
     runs.add_argument("-k", dest="word", metavar="WORD", help="only cases whose FILE::NAME contains WORD")
     runs.add_argument("--json", metavar="FILE", help="write the results to FILE as well")
@@ -253,18 +307,60 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument("--no-reports", dest="reports", action="store_const", const=None, help="write no reports")
     runs.add_argument("--allow-skips", action="store_true", help="a skipped case does not fail the run")
     runs.add_argument("-v", "--verbose", action="store_true", help="a line per case, not per file")
+    _kernel_options(runs)
     runs.set_defaults(do=run)
 
     shows = commands.add_parser("show", help="one case: listing, frame, call trace", allow_abbrev=False)
     shows.add_argument("case", metavar="CASE", help="a case's name, or FILE::CASE")
     shows.add_argument("--backend", required=True, metavar="NAME", help=names)
+    _kernel_options(shows)
     shows.set_defaults(do=show)
 
     verifies = commands.add_parser("verify", help="the verifier's log of every case of a file", allow_abbrev=False)
     verifies.add_argument("file", metavar="FILE", help="a case file, or FILE::CASE")
     verifies.add_argument("--level", type=int, choices=(0, 1, 2), default=2, help="how much the log tells (default: 2)")
     verifies.set_defaults(do=verify)
+    _linux_commands(commands)
     return top
+
+
+def _kernel_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--kernel", action="append", type=Path, metavar="IMAGE", help="a bzImage or Image for linux-x86_64, linux-arm64"
+    )
+    command.add_argument("--qemu", metavar="PROGRAM", help="the qemu-system-ARCH to run it in")
+
+
+def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    kernels = commands.add_parser("kernel", help="fetch or list Linux images to judge with", allow_abbrev=False)
+    actions = kernels.add_subparsers(dest="action", required=True, metavar="ACTION")
+    fetches = actions.add_parser("fetch", help="Linux 7.2 or newer, QEMU and what else is missing, into .cache/linux")
+    fetches.add_argument("suite", nargs="?", default="sid", help="a Debian suite (default: sid)")
+    _arch_option(fetches)
+    actions.add_parser("list", help="what has been fetched")
+    kernels.set_defaults(do=kernel)
+
+    goldens = commands.add_parser("golden", help="put on record what a Linux answers", allow_abbrev=False)
+    actions = goldens.add_subparsers(dest="action", required=True, metavar="ACTION")
+    updates = actions.add_parser("update", help="ask about every case, or some, and write backends/linux/golden/")
+    updates.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")
+    _arch_option(updates)
+    _kernel_options(updates)
+    goldens.set_defaults(do=golden)
+
+    compares = commands.add_parser("compare", help="ours and Linux's side by side", allow_abbrev=False)
+    compares.add_argument("cases", nargs="+", metavar="CASE", help="a case's name, FILE::CASE, a file or a folder")
+    compares.add_argument("--golden", action="store_true", help="with the Linux on record, not a running one")
+    compares.add_argument("-q", "--quiet", action="store_true", help="only what differs")
+    _arch_option(compares)
+    _kernel_options(compares)
+    compares.set_defaults(do=compare)
+
+
+def _arch_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--arch", action="append", choices=("x86_64", "arm64"), help="one architecture (default: both)"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.do(options))
-    except (InputError, UnknownBackendError, CaseError) as error:
+    except (InputError, InputRefusedError, UnknownBackendError, CaseError) as error:
         print(f"callconv: {error}", file=sys.stderr)  # noqa: T201
         return WRONG_INPUT
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import pytest
 from backends.base import Backend
 from harness.case import Case, CaseError, load_file
 from harness.options import marker_of
-from harness.plugins import make_backends
+from harness.plugins import make_backends, settings_of
 from harness.report import Record, error_record, failure_lines, record_of, write_reports
 from harness.suite import Suite
 
@@ -21,7 +21,7 @@ _RECORD = pytest.StashKey[Record]()
 def _state(config: pytest.Config) -> tuple[Suite, list[Backend]]:
     """One suite and one engine per back end, for the whole process."""
     if _STATE not in config.stash:
-        config.stash[_STATE] = Suite(), make_backends(config.getoption("--backend"))
+        config.stash[_STATE] = Suite(), make_backends(config.getoption("--backend"), settings_of(config.option))
     return config.stash[_STATE]
 
 

@@ -31,10 +31,11 @@ def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...]) -> Row
     return Row(subprog.name, index - subprog.start, insn_text(prog, index), native)
 
 
-def native_rows(prog: Prog, image: Image) -> list[Row]:
-    """A rewritten program beside its image: per function the prologue, then insn by insn; the epilogue is with `exit`."""
+def native_rows(image: Image) -> list[Row]:
+    """An image beside what it was made of: per function the prologue, then insn by insn; the epilogue is with `exit`."""
     from backends.decode import disassemble
 
+    prog = image.source.prog
     starts = [*image.insn_offsets, len(image.code)]
     decoded = disassemble(image.arch, image.code, image.base)
     lines = [(address - image.base, f"{mnemonic} {operands}".rstrip()) for address, _, mnemonic, operands in decoded]

@@ -1,5 +1,7 @@
 """pytest's command-line options and markers for cases."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.plugins import BACKENDS, UnknownBackendError, make_backends
@@ -14,6 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help=f"run cases on this back end ({', '.join(BACKENDS)}); may be repeated",
     )
+    group.addoption(
+        "--kernel", action="append", type=Path, metavar="IMAGE", help="a Linux image for linux-x86_64, linux-arm64"
+    )
+    group.addoption("--qemu", metavar="PROGRAM", help="the qemu-system-ARCH to run it in")
     group.addoption("--shard", metavar="I/N", help="run every N-th item only, beginning with the I-th (1/4 ... 4/4)")
     group.addoption("--reports", metavar="DIR", help="write report.json, junit.xml and report.html there")
 

@@ -1,49 +1,98 @@
 """The back ends by name."""
 
+import argparse
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from backends.base import Backend
+from backends.linux.settings import Settings
 
 
 class UnknownBackendError(ValueError):
     """A back end's name that is not in the list."""
 
 
-def _interp() -> Backend:
+class InputRefusedError(ValueError):
+    """What was asked cannot be done here; the message says why."""
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The kernel images and the emulator that a command line names."""
+    return Settings(tuple(options.kernel or ()), options.qemu)
+
+
+def _interp(_settings: Settings) -> Backend:
     from backends.interp import Interpreter
 
     return Interpreter()
 
 
 # An engine costs its import, so each is imported when it is asked for.
-def _x86_64() -> Backend:
+def _x86_64(_settings: Settings) -> Backend:
     from backends.native import NativeBackend
     from backends.x86_64.jit import X8664Jit
 
     return NativeBackend("jit-x86_64", X8664Jit())
 
 
-def _arm64() -> Backend:
+def _arm64(_settings: Settings) -> Backend:
     from backends.arm64.jit import Arm64Jit
     from backends.native import NativeBackend
 
     return NativeBackend("jit-arm64", Arm64Jit())
 
 
-BACKENDS: Final[Mapping[str, Callable[[], Backend]]] = {
+def _linux_host(_settings: Settings) -> Backend:
+    from backends.linux import here
+    from backends.linux.backend import LinuxBackend
+    from backends.linux.differs import load_differences
+
+    differences = load_differences()
+    live = here.host(differences)
+    return LinuxBackend("linux-host", live.arch, live, differences)
+
+
+def _linux(arch: str) -> Callable[[Settings], Backend]:
+    def make(settings: Settings) -> Backend:
+        from backends.linux import here
+        from backends.linux.backend import LinuxBackend
+        from backends.linux.differs import load_differences
+
+        return LinuxBackend(f"linux-{arch}", arch, here.guest(arch, settings), load_differences())
+
+    return make
+
+
+def _golden(arch: str) -> Callable[[Settings], Backend]:
+    def make(_settings: Settings) -> Backend:
+        from backends.linux import golden
+        from backends.linux.backend import LinuxBackend
+        from backends.linux.differs import load_differences
+
+        return LinuxBackend(f"golden-{arch}", arch, golden.Golden(arch, golden.path_of(arch)), load_differences())
+
+    return make
+
+
+BACKENDS: Final[Mapping[str, Callable[[Settings], Backend]]] = {
     "interp": _interp,
     "jit-x86_64": _x86_64,
     "jit-arm64": _arm64,
+    "golden-x86_64": _golden("x86_64"),
+    "golden-arm64": _golden("arm64"),
+    "linux-x86_64": _linux("x86_64"),
+    "linux-arm64": _linux("arm64"),
+    "linux-host": _linux_host,
 }
+BUILT_IN: Final = ("interp", "jit-x86_64", "jit-arm64")  # what runs where nothing is asked for
 
 
-def make_backends(names: Sequence[str] | None) -> list[Backend]:
-    """The named back ends, or all. Raises UnknownBackendError."""
+def make_backends(names: Sequence[str] | None, settings: Settings | None = None) -> list[Backend]:
+    """The named back ends, or the built-in ones. Raises UnknownBackendError."""
     for name in names or ():
         if name not in BACKENDS:
             close = difflib.get_close_matches(name, BACKENDS, 1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise UnknownBackendError(f"there is no back end {name!r}{hint}; there are: {', '.join(BACKENDS)}")
-    return [BACKENDS[name]() for name in dict.fromkeys(names or BACKENDS)]
+    return [BACKENDS[name](settings or Settings()) for name in dict.fromkeys(names or BUILT_IN)]

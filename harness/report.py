@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from backends.base import Ran
+from backends.base import Ran, Refused
 from harness.case import CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
-from verifier.verdict import Accepted, Rejected
+from verifier.verdict import Rejected
 
 SCHEMA: Final = 1  # of report.json; raised when a field changes its meaning or goes away
 Record = dict[str, Any]
@@ -36,9 +36,13 @@ def record_of(result: Result) -> Record:
         "retval": None,
         "calls": [],
     }
-    if isinstance(verdict, Rejected):
+    if isinstance(result.outcome, Refused):
+        refused = result.outcome
+        at = None if refused.insn is None else case.assembled.prog.where(refused.insn)
+        record |= {"rule": None, "message": refused.message, "at": at, "errno": refused.errno}
+    elif isinstance(verdict, Rejected) and not isinstance(result.outcome, Ran):
         at = None if verdict.insn is None else case.assembled.prog.where(verdict.insn)
-        record |= {"rule": verdict.rule, "message": verdict.message, "at": at}
+        record |= {"rule": verdict.rule, "message": verdict.message, "at": at, "errno": verdict.errno}
     if isinstance(result.outcome, Ran):
         record["retval"] = result.outcome.retval
         record["calls"] = [{"callee": c.callee, "args": [value_text(a) for a in c.args]} for c in result.outcome.calls]
@@ -49,20 +53,29 @@ def record_of(result: Result) -> Record:
 
 def _detail(result: Result) -> Record:
     """What a failure is explained by: the log, and the listings."""
-    case, verdict = result.case, result.verdict
+    case = result.case
     detail: Record = {
-        "log": verdict.log if verdict else "",
+        "log": _log(result),
         "reproduce": f"callconv show {case.file}::{case.name} --backend {result.backend}",
         "bpf": [_row(row) for row in bpf_rows(case.assembled.prog)],
         "native": [],
         "frames": [],
     }
-    if isinstance(result.outcome, Ran) and isinstance(verdict, Accepted):
+    if isinstance(result.outcome, Ran):
         if result.outcome.image is not None:
-            rows = native_rows(verdict.verified.prog, result.outcome.image)
+            rows = native_rows(result.outcome.image)
             detail["native"] = [_row(row) for row in rows]
         detail["frames"] = ["\n".join(frame_lines(view)) for view in result.outcome.frames]
     return detail
+
+
+def _log(result: Result) -> str:
+    """Of the verifier that judged."""
+    if isinstance(result.outcome, Refused):
+        return result.outcome.log
+    if isinstance(result.outcome, Ran) and result.outcome.loaded is not None:
+        return result.outcome.loaded.log
+    return result.verdict.log if result.verdict else ""
 
 
 def _row(row: Row) -> Record:
@@ -75,8 +88,8 @@ def error_record(error: CaseError) -> Record:
 
 
 def counts(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many results have each status; all four are always there."""
-    total = dict.fromkeys(("passed", "failed", "error", "skipped"), 0)
+    """How many results have each status; all five are always there."""
+    total = dict.fromkeys(("passed", "differs", "failed", "error", "skipped"), 0)
     for record in records:
         total[record["status"]] += 1
     return total
@@ -180,5 +193,6 @@ def html(report: Record) -> str:
         files.setdefault(record["file"], {}).setdefault(record["case"], {})[record["backend"]] = record
     backends = list(dict.fromkeys(record["backend"] for record in report["results"]))
     failures = [r for r in report["results"] if r["status"] in ("failed", "error")]
+    differing = [r for r in report["results"] if r["status"] == "differs"]
     page = env.get_template("report.html.j2")
-    return page.render(report=report, files=files, backends=backends, failures=failures)
+    return page.render(report=report, files=files, backends=backends, failures=failures, differing=differing)

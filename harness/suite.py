@@ -6,19 +6,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
-from backends.base import Backend, Job, Outcome, Ran, Unsupported
+from backends.base import Backend, Job, Outcome, Ran, Referee, Refused, Unsupported
 from backends.interp import Interpreter
 from harness.case import Case
-from harness.check import Mismatch, run_mismatches, verdict_mismatches
+from harness.check import (
+    Mismatch,
+    difference_mismatches,
+    referee_mismatches,
+    run_mismatches,
+    verdict_mismatches,
+)
 from verifier.verdict import Accepted, Rejected, Verdict
 from verifier.verify import Verifier
 
-Status = Literal["passed", "failed", "skipped", "error"]
+Status = Literal["passed", "differs", "failed", "skipped", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one case did on one back end. `seconds` is wall-clock time, verification included where it was done here."""
+    """What one case did on one back end. `seconds` is wall-clock time, verification included where it was done here.
+
+    `verdict` is the built-in verifier's; a back end with its own gives that as its outcome. `differs`: the back end is not
+    as the case says, and that is stated with it; `reason` says why.
+    """
 
     case: Case
     backend: str
@@ -27,12 +37,16 @@ class Result:
     outcome: Outcome | None = None
     reference: Ran | None = None
     mismatches: tuple[Mismatch, ...] = ()
-    reason: str = ""  # why it was skipped, or the traceback of an error
+    reason: str = ""  # why it was skipped or differs, or the traceback of an error
     seconds: float = 0.0
 
     @property
     def verdict_word(self) -> str | None:
         """`accept`, `reject`, or None where there was no verdict."""
+        if isinstance(self.outcome, Refused):
+            return "reject"
+        if isinstance(self.outcome, Ran) and self.outcome.loaded is not None:
+            return "accept"
         match self.verdict:
             case Accepted():
                 return "accept"
@@ -67,6 +81,8 @@ class Suite:
         if missing:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} lacks {', '.join(missing)}")
         verdict, reference = self._verdict(case)
+        if isinstance(backend, Referee):
+            return self._refereed(case, backend, verdict, reference)
         wrong = verdict_mismatches(case, verdict)
         if wrong or not isinstance(verdict, Accepted):
             return Result(case, backend.name, "failed" if wrong else "passed", verdict, mismatches=tuple(wrong))
@@ -83,6 +99,28 @@ class Suite:
             )  # once more, for the report
         return Result(case, backend.name, status, verdict, outcome, reference, mismatches)
 
+    def _refereed(self, case: Case, backend: Referee, verdict: Verdict, reference: Ran | None) -> Result:
+        """A back end that judges for itself."""
+        outcome = backend.run(self._job(case, verdict, reference))
+        if isinstance(outcome, Unsupported):
+            return Result(case, backend.name, "skipped", verdict, outcome, reference, reason=outcome.reason)
+        found = referee_mismatches(case, outcome, verdict, reference)
+        stated = backend.difference(case.id)
+        if stated is not None and not (left := difference_mismatches(found, stated)):
+            return Result(case, backend.name, "differs", verdict, outcome, reference, tuple(found), stated.why)
+        found = left if stated is not None else found
+        if found and isinstance(outcome, Ran) and not self.detail:
+            outcome = backend.run(
+                replace(self._job(case, verdict, reference), detail=True)
+            )  # once more, for the report
+        return Result(case, backend.name, "failed" if found else "passed", verdict, outcome, reference, tuple(found))
+
+    def announce(self, cases: Sequence[Case], backends: Sequence[Backend]) -> None:
+        """Tells the back ends what is to come."""
+        for backend in backends:
+            if isinstance(backend, Referee):
+                backend.announce([body for case in cases for body in case.kfuncs])
+
     def _verdict(self, case: Case) -> tuple[Verdict, Ran | None]:
         if self._last is None or self._last[0] is not case:
             verdict, reference = self.verifier.verify(case.assembled.prog), None
@@ -92,11 +130,12 @@ class Suite:
             self._last = case, verdict, reference
         return self._last[1], self._last[2]
 
-    def _job(self, case: Case, verdict: Accepted, reference: Ran | None) -> Job:
+    def _job(self, case: Case, verdict: Verdict, reference: Ran | None) -> Job:
+        verified = verdict.verified if isinstance(verdict, Accepted) else None
         place = case.expect.place
-        return Job(case.assembled.prog, verdict.verified, case.ctx, case.kfuncs, place, reference, self.detail)
+        return Job(case.assembled.prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id)
 
 
 def unexecuted(results: Sequence[Result]) -> bool:
     """Whether a run made no result that says anything: it must not look green."""
-    return not any(result.status in ("passed", "failed", "error") for result in results)
+    return not any(result.status in ("passed", "differs", "failed", "error") for result in results)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_STYLE: Final = {"passed": "green", "failed": "bold red", "error": "bold red", "skipped": "yellow"}
+_STYLE: Final = {"passed": "green", "failed": "bold red", "error": "bold red", "skipped": "yellow", "differs": "yellow"}
 
 
 WIDE: Final = 240  # columns where nobody looks: a file keeps whole names
@@ -40,7 +40,7 @@ def print_matrix(records: Sequence[Mapping[str, Any]], backends: Sequence[str], 
 
 
 def _cell(statuses: list[str], *, by_case: bool) -> Text:
-    worst = next((s for s in ("error", "failed", "skipped") if s in statuses), "passed")
+    worst = next((s for s in ("error", "failed", "skipped", "differs") if s in statuses), "passed")
     if by_case:
         return Text(statuses[0] if statuses else "", _STYLE[worst])
     return Text(f"{statuses.count('passed')}/{len(statuses)}" if statuses else "", _STYLE[worst])

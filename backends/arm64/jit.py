@@ -130,7 +130,13 @@ class Arm64Jit:
             except EncodeError as error:
                 raise CompileError(f"{subprog.name}: frame: {error}") from error
         return Image(
-            self.arch, addresses.base, code.finish(prog), code.symbols(prog), tuple(code.insns), self.options.bti
+            self.arch,
+            addresses.base,
+            code.finish(prog),
+            code.symbols(prog),
+            tuple(code.insns),
+            self.options.bti,
+            verified,
         )
 
     def _function(self, code: Code, verified: Verified, subprog: int, addresses: Addresses) -> None:

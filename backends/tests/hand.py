@@ -45,7 +45,7 @@ class HandCompiler:
             symbols.append(Symbol(verified.prog.subprogs[index].name, len(code), len(raw), index))
             code += raw
         table = [symbols[verified.prog.subprog_of(i)].offset for i in range(len(verified.prog.insns))]
-        return Image(self.arch, addresses.base, code, tuple(symbols), tuple(table), self.landing_pads)
+        return Image(self.arch, addresses.base, code, tuple(symbols), tuple(table), self.landing_pads, verified)
 
     def _insn(self, word: str) -> bytes:
         """arm64 words are written as numbers, x86-64 insns as bytes."""

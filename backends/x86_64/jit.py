@@ -102,6 +102,7 @@ class X8664Jit:
                 entry + start for entry, native in zip(entries, natives, strict=False) for start in native.starts[:-1]
             ),
             landing_pads=self.options.ibt,
+            source=verified,
         )
 
     def translate(self, prog: Prog, index: int, facts: FuncFacts) -> Native:

@@ -475,6 +475,8 @@ def insn_text(prog: Prog, index: int) -> str:
     if isinstance(typed, CallKfunc):
         kfunc = prog.kfunc(typed.btf_id)
         text = f"call {kfunc.name}#{typed.btf_id}" if kfunc else text
+    elif isinstance(typed, LdImm64):
+        text = text.removesuffix(" ll")
     elif isinstance(typed, CallHelper):
         from_id = {helper.id: helper.name for helper in HELPERS_BY_NAME.values()}
         text = f"call {from_id.get(typed.id, 'unknown')}#{typed.id}"

@@ -86,7 +86,7 @@ def test_workers_report_everything(cases: Path, tmp_path: Path) -> None:
     status, _ = run(str(cases), "-n", "2", "--reports", str(folder), f"--junitxml={xml}", *cache(tmp_path))
     assert status == 0
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["counts"] == {"passed": 6, "failed": 0, "error": 0, "skipped": 0}
+    assert report["counts"] == {"passed": 6, "differs": 0, "failed": 0, "error": 0, "skipped": 0}
     names = {(r["case"], r["backend"]) for r in report["results"]}
     assert names == {(c, b) for c in ("six", "unread") for b in ("interp", "jit-x86_64", "jit-arm64")}
     found = {p.get("name"): p.get("value") for p in ET.parse(xml).iter("property")}

@@ -18,7 +18,9 @@ def page(name: str) -> str:
 
 def test_readme_names_every_check_and_back_end() -> None:
     assert re.findall(r"^\| ([A-Z]+(?:-[A-Z]+)?) \|", page("README.md"), re.MULTILINE) == list(CHECKS)
-    assert re.findall(r"^\| `((?:interp|jit)[\w-]*)` \|", page("README.md"), re.MULTILINE) == list(BACKENDS)
+    assert re.findall(r"^\| `((?:interp|jit|golden|linux)[\w-]*)` \|", page("README.md"), re.MULTILINE) == list(
+        BACKENDS
+    )
 
 
 def test_every_key_of_the_format_has_an_example() -> None:
@@ -34,7 +36,7 @@ def test_every_key_of_the_format_has_an_example() -> None:
 
 
 def test_files_that_pages_name_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "cases/README.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "cases/README.md", "docs/linux.md"):
         named = re.findall(r"`((?:harness|verifier|backends|cases|docs|reports|benchmarks)/[\w./]+)`", page(name))
         named += [str(Path(name).parent / link) for link in re.findall(r"\]\(([\w./]+)\)", page(name))]
         assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []

@@ -1,0 +1,164 @@
+"""One program put to a running kernel: loaded, run once, read back; everything it said, as plain data."""
+
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from backends.base import Job
+from backends.linux import bpf
+from backends.linux.syscalls import Done, Kernel, Syscall, close
+from harness.isa import btf
+from harness.isa.insn import CallKfunc, Prog, Subprog
+from harness.isa.proto import CInt, CPtr, CVoid, Param, Proto
+
+LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
+_OUR_LINE: Final = re.compile(rf"^; .*@ {LINE_FILE}:\d+\n", re.MULTILINE)
+_INSN: Final = re.compile(r"^(\d+): \([0-9a-f]{2}\)", re.MULTILINE)
+_PROCESSED: Final = re.compile(r"^processed (\d+) insns", re.MULTILINE)
+_DEPTH: Final = re.compile(r"^stack depth (\d+(?:\+\d+)*)", re.MULTILINE)
+STATISTICS: Final = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns processed|max_states)")
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFunc:
+    """One function's native code, at the address where the kernel has it."""
+
+    address: int
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a kernel said of a program. `errno` 0: it was accepted.
+
+    `lines`: (insn as loaded, native address) of every insn that has native code. `run_errno` is of the test run, which
+    gives the low 32 bits of R0; the native code, run elsewhere, gives all 64.
+    """
+
+    errno: int
+    log: str
+    xlated: bytes = b""
+    processed: int = 0
+    stack_depths: tuple[int, ...] = ()
+    run_errno: int = 0
+    retval: int | None = None
+    memory: bytes = b""
+    funcs: tuple[NativeFunc, ...] = ()
+    lines: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def message(self) -> str:
+        """The line that says why a program was refused: the last one of the log that is not a statistic."""
+        return last_words(self.log)
+
+    @property
+    def insn(self) -> int | None:
+        """The last insn that the log names, which is where a program was refused; None before the walk."""
+        found = _INSN.findall(self.log)
+        return int(found[-1]) if found else None
+
+
+def last_words(log: str) -> str:
+    """The last line of a log that is neither a statistic nor part of a report that newer kernels put after it."""
+    log = log.split("\nVerification failed", 1)[0]
+    lines = [line for line in log.split("\n") if line.strip() and not STATISTICS.match(line)]
+    return lines[-1] if lines else ""
+
+
+@dataclass(frozen=True, slots=True)
+class KfuncIds:
+    """How a kernel knows kfuncs: the fd of the BTF that has them, and each one's type id by the case's own prototype."""
+
+    btf_fd: int
+    ids: Mapping[Proto, int]
+
+
+def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
+    """Loads and runs one program. Raises KernelGoneError where the kernel does not survive it."""
+    answer = _ask(kernel, job, kfuncs, lines=True)
+    if answer.errno and "line_info" in answer.log:
+        answer = _ask(kernel, job, kfuncs, lines=False)  # a program so broken that no line_info fits it
+    return answer
+
+
+def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> Answer:
+    prog = job.prog
+    blob, load = _load(prog, kfuncs, lines=lines, verbose=job.verbose)
+    calls: list[Syscall] = [
+        bpf.btf_load(blob),
+        bpf.prog_load(load),
+        bpf.test_run(1, job.ctx),
+        bpf.prog_info(1, len(prog.insns)),
+        close(1),
+        close(0),
+    ]
+    done = kernel.batch(calls)
+    if done[0].ret < 0:
+        return Answer(-done[0].ret, done[0].bufs[2].decode(errors="replace"))
+    log = _OUR_LINE.sub("", bpf.load_log(done[1]))
+    processed, depth = _PROCESSED.search(log), _DEPTH.search(log)
+    answer = Answer(
+        errno=max(0, -done[1].ret),
+        log=log,
+        processed=int(processed.group(1)) if processed else 0,
+        stack_depths=tuple(map(int, depth.group(1).split("+"))) if depth else (),
+    )
+    return answer if answer.errno else _accepted(answer, done[2], done[3], len(job.ctx))
+
+
+def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
+    retval, memory = bpf.test_run_result(run, ctx_size)
+    read = bpf.read_prog_info(info)
+    return replace(
+        answer,
+        xlated=read.xlated,
+        run_errno=max(0, -run.ret),
+        retval=None if run.ret < 0 else retval,
+        memory=memory,
+        funcs=tuple(NativeFunc(*row) for row in read.funcs),
+        lines=tuple((line, address) for _, line, address in read.lines),
+    )
+
+
+def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) -> tuple[bytes, bpf.Load]:
+    """The BTF of a program and its load."""
+    types = btf.Btf()
+    types.type_id(CInt("int", 4, True))  # the kernel refuses BTF without a type
+    file = types.string(LINE_FILE)
+    infos = [(s.start, types.func(proto, linkage)) for s, proto, linkage in _functions(prog)]
+    # The second slot of an LD_IMM64 must have no line.
+    rows = [(i, file, file, i) for i, insn in enumerate(prog.insns) if insn.opcode]
+    load = bpf.Load(
+        prog_type="syscall",
+        insns=_raw(prog, kfuncs),
+        btf_call=0,
+        func_info=btf.func_info(infos),
+        line_info=btf.line_info(rows) if lines else b"",
+        fd_array=(0, kfuncs.btf_fd) if kfuncs else (),
+        log_level=bpf.LOG_STATS | (bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
+    )
+    return types.blob(), load
+
+
+_MAIN: Final = Proto("main", CInt("int", 4, True), (Param("ctx", CPtr(CVoid())),))
+
+
+def _functions(prog: Prog) -> Iterator[tuple[Subprog, Proto, int]]:
+    """Every function with its prototype and linkage; none where no function has a prototype."""
+    if all(subprog.proto is None for subprog in prog.subprogs):
+        return
+    for index, subprog in enumerate(prog.subprogs):
+        proto = subprog.proto or (_MAIN if index == 0 else Proto(subprog.name, CInt("u64", 8, False), ()))
+        yield subprog, proto, btf.GLOBAL if index == 0 or proto.is_global else btf.STATIC
+
+
+def _raw(prog: Prog, kfuncs: KfuncIds | None) -> bytes:
+    """The insns as the kernel wants them: kfuncs by their ids in the BTF at index 1 of fd_array."""
+    out = bytearray(b"".join(insn.to_bytes() for insn in prog.insns))
+    for index, op in enumerate(prog.ops):
+        proto = prog.kfunc(op.btf_id) if isinstance(op, CallKfunc) else None
+        if proto is not None and kfuncs is not None and proto in kfuncs.ids:
+            struct.pack_into("<hi", out, 8 * index + 2, 1, kfuncs.ids[proto])
+    return bytes(out)

@@ -1,0 +1,234 @@
+"""The back ends of a real Linux: a reply from wherever it comes, its native code judged like everybody's."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, assert_never
+
+from backends.base import Died, Difference, Job, Loaded, Outcome, Ran, Refused, Unsupported
+from backends.calls import Body
+from backends.image import Image
+from backends.linux.ask import Answer, KfuncIds, NativeFunc, ask
+from backends.linux.differs import Differences
+from backends.linux.image import ImageError, called, image_of
+from backends.linux.syscalls import Kernel, KernelGoneError, release_of
+from backends.native import Bench, addresses_of
+from harness.isa.calls import HELPERS
+from harness.isa.insn import Insn, Prog, Subprog
+
+FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
+MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
+CALL, EXIT, ST_ARG = 0x85, 0x95, 0x7A  # RFC 9669: CALL, EXIT, ST with MEM and DW
+
+
+class UnavailableError(Exception):
+    """There is no such kernel here; the message says what is missing and how it may be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A program that the kernel accepted, and its native code for `addresses_of` the job."""
+
+    loaded: Loaded
+    image: Image
+
+
+Reply = Accepted | Refused | Unsupported | Died
+
+
+class Source(Protocol):
+    """Where replies come from: a running kernel, or a record of one."""
+
+    @property
+    def release(self) -> str | None:
+        """The kernel's release; None where it cannot be told."""
+        ...
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        """The kfuncs to come."""
+        ...
+
+    def reply(self, job: Job) -> Reply:
+        """What the kernel says of a program."""
+        ...
+
+    def close(self) -> None:
+        """Ends what it started."""
+        ...
+
+
+class LinuxBackend:
+    """One kernel of one architecture."""
+
+    features = FEATURES
+
+    def __init__(
+        self, name: str, arch: str, source: Source, differences: Differences, *, recorded: bool = False
+    ) -> None:
+        self.name, self.arch, self.source = name, arch, source
+        self._differences, self._recorded = differences, recorded
+        self._bench = Bench()
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        """Kfuncs are made all at once."""
+        self.source.announce(bodies)
+
+    def difference(self, case: str) -> Difference | None:
+        """As backends/linux/differs.yaml states it for this kernel."""
+        return self._differences.find(case, self.arch, self.source.release)
+
+    def run(self, job: Job) -> Outcome:
+        """The kernel's verdict and its own run; its native code under all checks."""
+        reply = self.source.reply(job)
+        match reply:
+            case Refused() | Unsupported() | Died():
+                return reply
+            case Accepted(loaded, image):
+                judged = self._bench.judge(job, image)
+                return replace(judged, loaded=loaded) if isinstance(judged, Ran) else judged
+            case _:
+                assert_never(reply)
+
+
+class Kfuncs(Protocol):
+    """Makes kfuncs callable in one running kernel."""
+
+    def ids(self, bodies: Iterable[Body]) -> KfuncIds:
+        """How a program calls them. Raises UnavailableError where they cannot be had."""
+        ...
+
+    def addresses(self, bodies: Iterable[Body]) -> Mapping[int, str]:
+        """The name of each, by its address."""
+        ...
+
+    def plain(self, text: str, bodies: Iterable[Body]) -> str:
+        """A log with the kfuncs' own names in it."""
+        ...
+
+
+@dataclass(slots=True)
+class _Running:
+    """A kernel that answers, and what has to be known of it."""
+
+    kernel: Kernel
+    release: str
+    stack_args: bool
+    helpers: Mapping[int, str]
+    kfuncs: Kfuncs
+
+
+class Live:
+    """A running kernel; booted when it is first asked, and again when it died."""
+
+    def __init__(
+        self,
+        arch: str,
+        boot: Callable[[], Kernel],
+        kfuncs: Callable[[Kernel, str, Iterable[Body]], Kfuncs],
+        *,
+        spare: Callable[[str], str | None] = lambda case: None,
+    ) -> None:
+        self.arch = arch
+        self._boot, self._make_kfuncs, self._spare = boot, kfuncs, spare
+        self._running: _Running | None = None
+        self._refusal: Unsupported | Died | None = None  # what every reply is, once there can be no other
+        self._bodies: dict[Body, None] = {}
+        self._release: str | None = None
+        self._boots = 0
+
+    @property
+    def release(self) -> str | None:
+        """Known once it ran."""
+        return self._release
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        """Kept for the module that the first case with kfuncs needs."""
+        self._bodies.update(dict.fromkeys(bodies))
+
+    def reply(self, job: Job) -> Reply:
+        """Asks the kernel; one that dies of it is booted again for the next program."""
+        running = self._up()
+        if not isinstance(running, _Running):
+            return running
+        if (why := self._spare(job.case)) is not None:
+            return Unsupported(why)
+        if not running.stack_args and needs_stack_args(job.prog):
+            return Unsupported(f"Linux {running.release} has no stack arguments")
+        try:
+            answer = ask(running.kernel, job, running.kfuncs.ids(job.bodies) if job.bodies else None)
+            names = {**running.helpers, **(running.kfuncs.addresses(job.bodies) if job.bodies else {})}
+        except KernelGoneError as error:
+            self.close()
+            return Died(str(error))
+        except UnavailableError as error:
+            return Unsupported(str(error))
+        answer = replace(answer, log=running.kfuncs.plain(answer.log, job.bodies)) if job.bodies else answer
+        return reply_of(self.arch, job, answer, names)
+
+    def _up(self) -> "_Running | Unsupported | Died":
+        if self._running is None and self._refusal is None:
+            self._start()
+        assert self._running or self._refusal
+        return self._running or self._refusal  # type: ignore[return-value]
+
+    def _start(self) -> None:
+        self._boots += 1
+        if self._boots > MAX_BOOTS:
+            self._refusal = Died(f"the kernel died {MAX_BOOTS} times; it is not started again")
+            return
+        try:
+            kernel = self._boot()
+            self._release = release = release_of(kernel)
+            kfuncs = self._make_kfuncs(kernel, release, self._bodies)
+            self._running = _Running(kernel, release, has_stack_args(kernel), helper_addresses(kernel), kfuncs)
+        except UnavailableError as error:
+            self._refusal = Unsupported(str(error))
+        except KernelGoneError as error:
+            self._refusal = Died(f"the kernel does not come up: {error}")
+
+    def close(self) -> None:
+        """Ends the guest."""
+        running, self._running = self._running, None
+        closing = getattr(running.kernel, "close", None) if running else None
+        if closing is not None:
+            closing()
+
+
+def needs_stack_args(prog: Prog) -> bool:
+    """Whether an insn names R11, or a subprog has more than five parameters."""
+    named = any(11 in (insn.dst, insn.src) for insn in prog.insns)
+    return named or any(s.proto is not None and len(s.proto.params) > 5 for s in prog.subprogs)
+
+
+def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> Reply:
+    """An answer as a reply: the native code moved to where the emulator runs it."""
+    if answer.errno:
+        return Refused(answer.message, answer.errno, answer.insn, answer.log, answer.processed)
+    try:
+        image = image_of(arch, job.prog, answer, names, addresses_of(job))
+    except ImageError as error:
+        return Unsupported(f"its native code cannot be judged: {error}")
+    loaded = Loaded(
+        answer.log, answer.processed, answer.stack_depths, answer.xlated, answer.run_errno, answer.retval, answer.memory
+    )
+    return Accepted(loaded, image)
+
+
+def _tiny(*insns: Insn) -> Job:
+    prog = Prog(insns, (Subprog("main", 0, len(insns), None),), ())
+    return Job(prog, None, b"", ())
+
+
+def has_stack_args(kernel: Kernel) -> bool:
+    """Whether R11 is known: a kernel without it refuses the insn itself, one with it the missing R0."""
+    answer = ask(kernel, _tiny(Insn(ST_ARG, 11, 0, -8, 5), Insn(EXIT)))
+    return "R11 is invalid" not in answer.log
+
+
+def helper_addresses(kernel: Kernel) -> dict[int, str]:
+    """Where the kernel has each helper: the only call that a program of one call makes; inlined ones have none."""
+    found: dict[int, str] = {}
+    for number, helper in HELPERS.items():
+        answer = ask(kernel, _tiny(Insn(CALL, 0, 0, 0, number), Insn(0xB7), Insn(EXIT)))
+        for func in answer.funcs:
+            found |= dict.fromkeys(called(kernel.arch, NativeFunc(func.address, func.code)), helper.name)
+    return found

@@ -1,0 +1,164 @@
+"""bpf(2): the commands that a back end needs, as system calls. Linux include/uapi/linux/bpf.h, union bpf_attr."""
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from backends.linux.syscalls import Address, Buf, Done, Give, Link, Number, Pointer, Syscall
+
+PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = 5, 10, 15, 18, 19, 23
+PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31}
+F_SLEEPABLE: Final = 1 << 4
+LOG_LEVEL1, LOG_LEVEL2, LOG_STATS = 1, 2, 4
+LOG_BYTES: Final = 1 << 18
+INFO_BYTES: Final = 232
+MAX_JITED_BYTES: Final = 1 << 16
+MAX_FUNCS: Final = 256
+_LICENSE: Final = b"GPL\0"
+
+
+def _command(
+    command: int, attr: bytes, bufs: Sequence[Buf] = (), links: Sequence[Link] = (), *, back: bool = False
+) -> Syscall:
+    """The attr is buffer 0, `bufs` come after it."""
+    first = Buf(attr, give=Give.TRIMMED if back else Give.NOTHING)
+    return Syscall("bpf", (command, Address(0), len(attr)), (first, *bufs), tuple(links))
+
+
+def btf_load(blob: bytes) -> Syscall:
+    """BPF_BTF_LOAD with a log; the log is buffer 2."""
+    attr = bytearray(28)
+    struct.pack_into("<III", attr, 16, len(blob), LOG_BYTES, 1)
+    bufs = (Buf(blob), Buf(size=LOG_BYTES, give=Give.TEXT))
+    return _command(BTF_LOAD, bytes(attr), bufs, (Pointer(0, 0, 1), Pointer(0, 8, 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """BPF_PROG_LOAD. `btf_call` is the call of the batch that gave the BTF's fd; `fd_array` begins at index 1 for kfuncs."""
+
+    prog_type: str
+    insns: bytes
+    btf_call: int | None = None
+    func_info: bytes = b""
+    line_info: bytes = b""
+    fd_array: tuple[int, ...] = ()
+    log_level: int = LOG_LEVEL1 | LOG_STATS
+
+
+def prog_load(load: Load) -> Syscall:
+    """The log is buffer 3."""
+    attr = bytearray(152)
+    struct.pack_into("<II", attr, 0, PROG_TYPES[load.prog_type], len(load.insns) // 8)
+    struct.pack_into("<II", attr, 24, load.log_level, LOG_BYTES)
+    struct.pack_into("<I", attr, 44, F_SLEEPABLE)  # the only way to load a SYSCALL prog
+    bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=LOG_BYTES, give=Give.TEXT)]
+    links: list[Link] = [Pointer(0, 8, 1), Pointer(0, 16, 2), Pointer(0, 32, 3)]
+    if load.btf_call is not None:
+        links.append(Number(0, 72, load.btf_call))
+    for data, size, at in ((load.func_info, 8, 76), (load.line_info, 16, 92)):
+        if data:
+            struct.pack_into("<I", attr, at, size)
+            struct.pack_into("<I", attr, at + 12, len(data) // size)
+            bufs.append(Buf(data))
+            links.append(Pointer(0, at + 4, len(bufs)))
+    if load.fd_array:
+        bufs.append(Buf(struct.pack(f"<{len(load.fd_array)}i", *load.fd_array)))
+        links.append(Pointer(0, 120, len(bufs)))
+    return _command(PROG_LOAD, bytes(attr), bufs, links)
+
+
+def load_log(done: Done) -> str:
+    """The verifier's log."""
+    return done.bufs[3].decode(errors="replace")
+
+
+def test_run(prog_call: int, ctx: bytes) -> Syscall:
+    """BPF_PROG_TEST_RUN of a SYSCALL prog: the kernel writes the context back to where it was read."""
+    attr = bytearray(76)
+    struct.pack_into("<I", attr, 40, len(ctx))
+    bufs = (Buf(ctx, give=Give.TRIMMED),) if ctx else ()
+    links: list[Link] = [Number(0, 0, prog_call)]
+    if ctx:
+        links.append(Pointer(0, 48, 1))
+    return _command(PROG_TEST_RUN, bytes(attr), bufs, links, back=True)
+
+
+def test_run_result(done: Done, size: int) -> tuple[int, bytes]:
+    """(retval, unsigned 32 bits; the context afterwards) of a run that was made."""
+    attr = done.bufs[0].ljust(76, b"\0")
+    return struct.unpack_from("<I", attr, 4)[0], done.bufs.get(1, b"").ljust(size, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class ProgInfo:
+    """struct bpf_prog_info. `funcs`: address and native code of each function, the main prog first.
+
+    `lines`: (insn after the rewrites, line number, native address), as given by the line_info of the load.
+    """
+
+    xlated: bytes
+    verified_insns: int
+    funcs: tuple[tuple[int, bytes], ...]
+    lines: tuple[tuple[int, int, int], ...]
+
+
+# Where each array's length and pointer stand in struct bpf_prog_info, and the bytes of one element.
+_ARRAYS: Final = ((16, 24, 1), (20, 32, 1), (104, 112, 8), (108, 120, 4), (148, 152, 16), (168, 160, 8))
+
+
+def prog_info(prog_call: int, max_insns: int) -> Syscall:
+    """BPF_OBJ_GET_INFO_BY_FD, with room for everything; the info is buffer 1."""
+    room = (MAX_JITED_BYTES, 64 * max_insns + 4096, MAX_FUNCS, MAX_FUNCS, max_insns, max_insns)
+    info = bytearray(INFO_BYTES)
+    bufs, links = list[Buf](), list[Link]()
+    for (count_at, pointer_at, size), count in zip(_ARRAYS, room, strict=True):
+        struct.pack_into("<I", info, count_at, count)
+        bufs.append(Buf(size=count * size, give=Give.TRIMMED))
+        links.append(Pointer(1, pointer_at, 1 + len(bufs)))
+    for at, value in ((172, 16), (176, 8)):  # sizes of the records of line_info and jited_line_info
+        struct.pack_into("<I", info, at, value)
+    attr = bytearray(16)
+    struct.pack_into("<I", attr, 4, INFO_BYTES)
+    first = Buf(bytes(info), give=Give.TRIMMED)
+    return _command(
+        OBJ_GET_INFO_BY_FD, bytes(attr), (first, *bufs), (Number(0, 0, prog_call), Pointer(0, 8, 1), *links)
+    )
+
+
+def read_prog_info(done: Done) -> ProgInfo:
+    """What the kernel filled in."""
+    info = done.bufs[1].ljust(INFO_BYTES, b"\0")
+    arrays: list[bytes] = []
+    for index, (count_at, _, size) in enumerate(_ARRAYS):
+        count = struct.unpack_from("<I", info, count_at)[0]
+        arrays.append(done.bufs[2 + index].ljust(count * size, b"\0")[: count * size])
+    code, xlated, addresses, lengths, lines, line_addresses = arrays
+    funcs: list[tuple[int, bytes]] = []
+    at = 0
+    for (address,), (length,) in zip(
+        struct.iter_unpack("<Q", addresses), struct.iter_unpack("<I", lengths), strict=True
+    ):
+        funcs.append((address, code[at : at + length]))
+        at += length
+    rows = zip(struct.iter_unpack("<IIII", lines), struct.iter_unpack("<Q", line_addresses), strict=False)
+    where = tuple((insn, column >> 10, address) for (insn, _, _, column), (address,) in rows)
+    return ProgInfo(xlated, struct.unpack_from("<I", info, 216)[0], tuple(funcs), where)
+
+
+def next_btf_id(after: int) -> Syscall:
+    """BPF_BTF_GET_NEXT_ID; the answer's id is at 4 of buffer 0."""
+    return _command(BTF_GET_NEXT_ID, struct.pack("<III", after, 0, 0), back=True)
+
+
+def btf_fd(btf_id: int) -> Syscall:
+    """BPF_BTF_GET_FD_BY_ID."""
+    return _command(BTF_GET_FD_BY_ID, struct.pack("<III", btf_id, 0, 0))
+
+
+def btf_info(fd: int) -> Syscall:
+    """BPF_OBJ_GET_INFO_BY_FD of BTF: the name is buffer 2. struct bpf_btf_info."""
+    attr = struct.pack("<IIQ", fd, 32, 0)
+    bufs = (Buf(struct.pack("<QIIQII", 0, 0, 0, 0, 64, 0)), Buf(size=64, give=Give.TEXT))
+    return _command(OBJ_GET_INFO_BY_FD, attr, bufs, (Pointer(0, 8, 1), Pointer(1, 16, 2)))

@@ -1,0 +1,160 @@
+"""What a Linux answered, on record: a source of replies where no kernel can be had, and how the record is made."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from backends import emulator as emu
+from backends.base import Died, Job, Loaded, Refused, Unsupported
+from backends.calls import Body
+from backends.image import Image, Symbol
+from backends.linux.ask import STATISTICS
+from backends.linux.backend import Accepted, Reply
+from harness.isa.verified import Verified
+
+FOLDER: Final = Path(__file__).with_name("golden")
+SCHEMA: Final = 1
+MAX_WORDS: Final = 8  # lines of a log that are kept: the last ones
+_INSN_LINE: Final = re.compile(r"\d+: \([0-9a-f]{2}\)")
+UPDATE: Final = "`callconv golden update` asks a kernel"
+
+
+class GoldenError(Exception):
+    """A record that cannot be read; the message says which and why."""
+
+
+def path_of(arch: str) -> Path:
+    """The record of one architecture."""
+    return FOLDER / f"{arch}.json"
+
+
+def digest(job: Job) -> str:
+    """Changes with everything that is put to the kernel: program, prototypes, context, kfuncs."""
+    said = [insn.to_bytes() for insn in job.prog.insns]
+    said += [f"{s.name} {s.start} {s.proto} {s.proto and s.proto.is_global}".encode() for s in job.prog.subprogs]
+    said += [f"{body.proto} {body.returns}".encode() for body in job.bodies]
+    return hashlib.sha256(b"\n".join([*said, job.ctx])).hexdigest()[:16]
+
+
+def words_of(log: str) -> list[str]:
+    """The end of a verifier's log: from the last insn on, without statistics and the reports of newer kernels."""
+    lines = [
+        line
+        for line in log.split("\nVerification failed", 1)[0].split("\n")
+        if line.strip() and not STATISTICS.match(line)
+    ]
+    starts = [index for index, line in enumerate(lines) if _INSN_LINE.match(line)]
+    return lines[starts[-1] if starts else 0 :][-MAX_WORDS:]
+
+
+def to_record(job: Job, reply: Reply) -> dict[str, Any] | None:
+    """A reply as plain data; None for one that says nothing of the kernel."""
+    row: dict[str, Any] = {"prog": digest(job)}
+    match reply:
+        case Refused():
+            row |= {
+                "errno": reply.errno,
+                "insn": reply.insn,
+                "log": words_of(reply.log),
+                "processed": reply.processed_insns,
+            }
+        case Died():
+            row["died"] = reply.reason.split(";", 1)[0]
+        case Unsupported():
+            return None
+        case Accepted(loaded, image):
+            row |= {"retval": loaded.retval, "processed": loaded.processed_insns, "depths": list(loaded.stack_depths)}
+            row |= {"run_errno": loaded.run_errno} if loaded.run_errno else {}
+            row |= {"memory": loaded.memory.hex()} if loaded.memory else {}
+            row["funcs"] = [
+                [s.subprog, s.offset, image.code[s.offset : s.offset + s.size].hex()] for s in image.symbols
+            ]
+            row["insns"] = list(image.insn_offsets)
+            row |= {"inlined": sorted(image.inlined)} if image.inlined else {}
+            row |= {key: True for key in ("kernel_data", "landing_pads") if getattr(image, key)}
+    return row
+
+
+def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
+    """The reply that a record stands for."""
+    if "died" in row:
+        return Died(f"{row['died']} (on record)")
+    if "errno" in row:
+        log = "\n".join(row["log"])
+        return Refused(row["log"][-1] if row["log"] else "", row["errno"], row["insn"], log, row["processed"])
+    code = bytearray(max(offset + len(text) // 2 for _, offset, text in row["funcs"]))
+    symbols: list[Symbol] = []
+    for subprog, offset, text in row["funcs"]:
+        raw = bytes.fromhex(text)
+        code[offset : offset + len(raw)] = raw
+        symbols.append(Symbol(job.prog.subprogs[subprog].name, offset, len(raw), subprog))
+    identity = Verified(job.prog, (), tuple(range(len(job.prog.insns))))
+    image = Image(
+        arch, emu.CODE_BASE, bytes(code), tuple(symbols), tuple(row["insns"]), row.get("landing_pads", False), identity,
+        frozenset(row.get("inlined", ())), row.get("kernel_data", False),
+    )  # fmt: skip
+    memory = bytes.fromhex(row.get("memory", ""))
+    depths = tuple(row["depths"])
+    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory)
+    return Accepted(loaded, image)
+
+
+@dataclass(slots=True)
+class Golden:
+    """The record of one architecture, read when it is first asked."""
+
+    arch: str
+    path: Path
+    _data: dict[str, Any] | None = field(default=None, init=False)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The whole file. Raises GoldenError."""
+        if self._data is None:
+            self._data = read(self.path)
+        return self._data
+
+    @property
+    def release(self) -> str | None:
+        """Of the kernel that answered."""
+        return str(self.data["release"]) if self.path.exists() else None
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        """Nothing to make ready."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def reply(self, job: Job) -> Reply:
+        """What is on record for exactly this program."""
+        if not self.path.exists():
+            return Unsupported(f"there is no record of a Linux for {self.arch}: {UPDATE}")
+        row = self.data["cases"].get(job.case)
+        if row is None:
+            return Unsupported(f"the record of Linux {self.release} ({self.arch}) has no such case: {UPDATE}")
+        if row["prog"] != digest(job):
+            return Unsupported(f"the record of Linux {self.release} ({self.arch}) is of another program: {UPDATE}")
+        return to_reply(self.arch, job, row)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record. Raises GoldenError where it cannot be read."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GoldenError(f"{path.name}: cannot be read: {error}") from error
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise GoldenError(f"{path.name}: expected a record of schema {SCHEMA}")
+    return data
+
+
+def write(path: Path, head: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
+    """A record: a line per case, sorted, so that a change shows as the lines it changes."""
+    path.parent.mkdir(exist_ok=True)
+    rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(cases[name])}" for name in sorted(cases))
+    top = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"schema": SCHEMA, **head}.items())
+    path.write_text(f'{{{top},\n"cases": {{\n{rows}\n}}}}\n', encoding="utf-8")

@@ -1,0 +1,207 @@
+"""A kernel's native code as an Image: its functions side by side, every address outside them resolved by name."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from backends.decode import disassemble
+from backends.emulator import KERNEL_DATA_BASE
+from backends.image import Addresses, Image, Symbol
+from backends.linux.ask import Answer, NativeFunc
+from harness.isa.insn import CallHelper, Prog
+from harness.isa.verified import Verified
+
+ALIGN: Final = 16
+_MOVN, _MOVZ, _MOVK = 0b00, 0b10, 0b11  # Arm ARM, "Move wide (immediate)", field opc
+# ENDBR64; BTI c. PACIASP, which begins a function too, does not tell that indirect calls are checked.
+_LANDING: Final = {"x86_64": b"\xf3\x0f\x1e\xfa", "arm64": b"\x5f\x24\x03\xd5"}
+_MRS_SP_EL0: Final = 0xD538_4100
+_GS: Final = re.compile(r"gs:\[(?:rip \+ )?0x(\w+)\]")
+_MOV_SIGNED: Final = b"\x48\xc7"  # mov r64, imm32
+
+
+class ImageError(Exception):
+    """Native code that cannot be moved: the message says what it refers to."""
+
+
+@dataclass(slots=True)
+class _Mover:
+    """Moves the functions of one program."""
+
+    arch: str
+    prog: Prog
+    answer: Answer
+    names: Mapping[int, str]
+    addresses: Addresses
+    starts: dict[int, int] = field(default_factory=dict)  # offset in the image, by the address in the kernel
+    kernel_data: bool = False
+
+    def image(self) -> Image:
+        """The image; raises ImageError."""
+        at = 0
+        for func in self.answer.funcs:
+            self.starts[func.address] = at
+            at += -(-len(func.code) // ALIGN) * ALIGN
+        code = bytearray(at)
+        for func in self.answer.funcs:
+            offset = self.starts[func.address]
+            code[offset : offset + len(func.code)] = self._moved(func)
+        subprogs = self._subprogs()
+        symbols = tuple(
+            Symbol(self.prog.subprogs[subprog].name, self.starts[func.address], len(func.code), subprog)
+            for subprog, func in zip(subprogs, self.answer.funcs, strict=True)
+        )
+        identity = Verified(self.prog, (), tuple(range(len(self.prog.insns))))
+        offsets = self._insn_offsets(symbols)
+        return Image(
+            self.arch, self.addresses.base, bytes(code), symbols, offsets, self._has_pads(), identity,
+            inlined=self._inlined(offsets), kernel_data=self.kernel_data,
+        )  # fmt: skip
+
+    def _has_pads(self) -> bool:
+        """Whether the kernel was built for landing pads: then some function begins with one."""
+        first = _LANDING[self.arch]
+        return any(func.code.startswith(first) for func in self.answer.funcs)
+
+    def _subprogs(self) -> list[int]:
+        """The subprog of each native function; the kernel drops those that it never reached."""
+        found: list[int] = []
+        for func in self.answer.funcs:
+            lines = [insn for insn, address in self.answer.lines if address == func.address]
+            if not lines:
+                raise ImageError(f"the kernel does not say which insns the function at {func.address:#x} has")
+            found.append(self.prog.subprog_of(lines[0]))
+        return found
+
+    def _insn_offsets(self, symbols: tuple[Symbol, ...]) -> tuple[int, ...]:
+        """By insn as loaded. One without native code has the offset of the next that has some, or its function's end."""
+        own = {insn: self._offset_of(address) for insn, address in self.answer.lines}
+        offsets = [0] * len(self.prog.insns)
+        ends = {symbol.subprog: symbol.offset + symbol.size for symbol in symbols}
+        for index, subprog in enumerate(self.prog.subprogs):
+            following = ends.get(index, self._end())
+            for insn in range(subprog.end - 1, subprog.start - 1, -1):
+                following = own.get(insn, following)
+                offsets[insn] = following
+        return tuple(offsets)
+
+    def _offset_of(self, address: int) -> int:
+        for func in self.answer.funcs:
+            if func.address <= address < func.address + len(func.code):
+                return self.starts[func.address] + address - func.address
+        raise ImageError(f"an insn's native code is at {address:#x}, outside every function")
+
+    def _inlined(self, offsets: tuple[int, ...]) -> frozenset[int]:
+        """Helper calls that the kernel replaced by other insns."""
+        calls = {
+            self._offset_of(address)
+            for func in self.answer.funcs
+            for address, _, mnemonic, _ in disassemble(self.arch, func.code, func.address)
+            if mnemonic in ("call", "bl", "blr")
+        }
+        found: set[int] = set()
+        for insn, op in enumerate(self.prog.ops):
+            if isinstance(op, CallHelper):
+                end = next((at for at in sorted(offsets) if at > offsets[insn]), self._end())
+                if not any(offsets[insn] <= call < end for call in calls):
+                    found.add(insn)
+        return frozenset(found)
+
+    def _end(self) -> int:
+        return max(self.starts[func.address] + len(func.code) for func in self.answer.funcs)
+
+    def _target(self, address: int, what: str) -> int:
+        """Where a called address lies after the move."""
+        if address in self.starts:
+            return self.addresses.base + self.starts[address]
+        name = self.names.get(address)
+        if name is None or name not in self.addresses.externs:
+            raise ImageError(
+                f"{what} refers to {address:#x}, which is neither a subprog nor a helper or kfunc of the case"
+            )
+        return self.addresses.externs[name]
+
+    def _moved(self, func: NativeFunc) -> bytes:
+        return bytes(self._moved_x86_64(func) if self.arch == "x86_64" else self._moved_arm64(func))
+
+    # x86-64. Intel SDM, volume 2.
+
+    def _moved_x86_64(self, func: NativeFunc) -> bytearray:
+        code, moved = bytearray(func.code), self.addresses.base + self.starts[func.address]
+        rows = list(disassemble("x86_64", func.code, func.address))
+        for index, (address, size, mnemonic, operands) in enumerate(rows):
+            at = address - func.address
+            what = f"`{mnemonic} {operands}`"
+            if code[at] == 0xE8:
+                target = self._target(int(operands, 16), what)
+                code[at + 1 : at + 5] = (target - (moved + at + 5)).to_bytes(4, "little", signed=True)
+            elif code[at] == 0xE9 and not func.address <= int(operands, 16) < func.address + len(func.code):
+                code[at : at + 5] = b"\xc3\xcc\xcc\xcc\xcc"  # a jump to a return thunk: what it does, and traps
+            elif match := _GS.search(operands):
+                self._move_per_cpu(code, at + size - 4, int(match.group(1), 16))
+                before = rows[index - 1][0] - func.address
+                if code[before : before + 2] == _MOV_SIGNED:
+                    self._move_per_cpu(code, before + 3, int.from_bytes(code[before + 3 : before + 7], "little"))
+        return code
+
+    def _move_per_cpu(self, code: bytearray, at: int, address: int) -> None:
+        """A per-CPU variable: the page of kernel data, at the same offset."""
+        self.kernel_data = True
+        code[at : at + 4] = (KERNEL_DATA_BASE + (address & 0xFFF)).to_bytes(4, "little")
+
+    # arm64. Arm ARM, C6.2.
+
+    def _moved_arm64(self, func: NativeFunc) -> bytearray:
+        words = [int.from_bytes(func.code[at : at + 4], "little") for at in range(0, len(func.code), 4)]
+        moved = self.addresses.base + self.starts[func.address]
+        for index, word in enumerate(words):
+            if word >> 26 == 0b100101:  # BL
+                distance = (word & 0x3FF_FFFF ^ 0x200_0000) - 0x200_0000
+                target = self._target(func.address + 4 * (index + distance), "`bl`")
+                words[index] = word & 0xFC00_0000 | (target - moved >> 2) - index & 0x3FF_FFFF
+            elif word & 0xFFFF_FC1F == 0xD63F_0000:  # BLR
+                self._move_constant(words, index, word >> 5 & 31)
+            elif word & 0xFFFF_FFE0 == _MRS_SP_EL0:  # the current task, for a helper that was inlined
+                self.kernel_data = True
+                words[index] = _move_wide(_MOVZ, 1, KERNEL_DATA_BASE >> 16, word & 31)
+        return bytearray(b"".join(word.to_bytes(4, "little") for word in words))
+
+    def _move_constant(self, words: list[int], call: int, reg: int) -> None:
+        """The address that the insns before an indirect call put into its register."""
+        first = call
+        while first and words[first - 1] >> 23 & 0x3F == 0b100101 and words[first - 1] & 31 == reg:
+            first -= 1
+        value = 0
+        for word in words[first:call]:
+            shift, part = (word >> 21 & 3) * 16, word >> 5 & 0xFFFF
+            if word >> 29 & 3 == _MOVK:
+                value = value & ~(0xFFFF << shift) | part << shift
+            else:
+                value = part << shift if word >> 29 & 3 == _MOVZ else ~(part << shift) & (1 << 64) - 1
+        target = self._target(value, "`blr`")
+        for number, index in enumerate(range(first, call)):
+            part = target >> 16 * number & 0xFFFF
+            words[index] = _move_wide(_MOVK if number else _MOVZ, number, part, reg)
+
+
+def _move_wide(opc: int, hw: int, imm16: int, rd: int) -> int:
+    """MOVN, MOVZ or MOVK of 64 bits."""
+    return 1 << 31 | opc << 29 | 0b100101 << 23 | hw << 21 | imm16 << 5 | rd
+
+
+def image_of(arch: str, prog: Prog, answer: Answer, names: Mapping[int, str], addresses: Addresses) -> Image:
+    """The native code of an accepted program for `addresses`; `names` are the kernel's helpers and kfuncs by address.
+
+    Raises ImageError where the code refers to what has no name.
+    """
+    if not answer.funcs:
+        raise ImageError("the kernel gave no native code: its JIT is off, or the reader has no right to see it")
+    return _Mover(arch, prog, answer, names, addresses).image()
+
+
+def called(arch: str, func: NativeFunc) -> Iterator[int]:
+    """The addresses that a function calls directly, in order."""
+    for _, _, mnemonic, operands in disassemble(arch, func.code, func.address):
+        if mnemonic in ("call", "bl") and operands.lstrip("#").startswith("0x"):
+            yield int(operands.lstrip("#"), 16)

@@ -1,0 +1,118 @@
+"""The commands about a real Linux: `callconv kernel`, `callconv golden`, `callconv compare`."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from backends.base import Job, Unsupported
+from backends.image import Compiler
+from backends.linux import golden, here
+from backends.linux.apt import FetchError
+from backends.linux.backend import LinuxBackend, Source
+from backends.linux.fetch import fetch, kernels, verify
+from backends.linux.guest import COMMAND_LINE, MACHINES
+from backends.linux.settings import Settings
+from harness.case import Case
+from harness.compare import Part, compare
+from harness.plugins import InputRefusedError, make_backends, settings_of
+
+ARCHES: Final = ("x86_64", "arm64")
+DEFAULT_SUITE: Final = "sid"  # the first Debian suite that had Linux 7.2
+
+Say = Callable[[str], None]
+
+
+def fetch_kernels(options: argparse.Namespace, say: Say) -> None:
+    """`callconv kernel fetch`. Raises InputRefusedError."""
+    try:
+        found = fetch(Settings().cache, options.suite, options.arch or ARCHES, say)
+    except FetchError as error:
+        raise InputRefusedError(str(error)) from error
+    for image in found:
+        say(f"{image.arch}: {image.package} {image.version} from {image.suite}, sha256 {image.sha256}")
+
+
+def list_kernels(say: Say) -> None:
+    """`callconv kernel list`."""
+    found = kernels(Settings().cache)
+    for image in found:
+        state = "" if verify(image) else " (damaged: fetch it again)"
+        say(f"{image.arch}: {image.package} {image.version} from {image.suite}{state}")
+    if not found:
+        say("no kernel is in the cache; `callconv kernel fetch` gets some")
+
+
+def update_golden(options: argparse.Namespace, cases: Sequence[Case], say: Say, *, whole: bool) -> None:
+    """`callconv golden update`: asks each kernel about every case. Raises InputRefusedError."""
+    for arch in options.arch or ARCHES:
+        source = here.guest(arch, settings_of(options))
+        try:
+            _update(arch, source, cases, say, whole=whole)
+        finally:
+            source.close()
+
+
+def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole: bool) -> None:
+    source.announce([body for case in cases for body in case.kfuncs])
+    path = golden.path_of(arch)
+    before: dict[str, Any] = golden.read(path)["cases"] if path.exists() else {}
+    rows = {} if whole else dict(before)
+    for case in cases:
+        job = Job(case.assembled.prog, None, case.ctx, case.kfuncs, case=case.id)
+        reply = source.reply(job)
+        row = golden.to_record(job, reply)
+        if row is None:
+            reason = reply.reason if isinstance(reply, Unsupported) else "no reply"
+            raise InputRefusedError(f"{case.id}: Linux for {arch} gives no answer: {reason}")
+        rows[case.id] = row
+    head = {"arch": arch, "release": source.release, "command_line": COMMAND_LINE, "cpu": MACHINES[arch].cpu}
+    golden.write(path, head, rows)
+    changed = sum(name in before and before[name] != row for name, row in rows.items())
+    new, gone = len(rows.keys() - before.keys()), len(before.keys() - rows.keys())
+    say(
+        f"{arch}: Linux {source.release} on {len(cases)} cases: {new} new, {changed} changed, {gone} gone; {path.name} is written"
+    )
+
+
+def compare_cases(options: argparse.Namespace, cases: Sequence[Case], say: Say) -> bool:
+    """`callconv compare`: whether ours and Linux's are the same in every part of every case."""
+    same = True
+    for arch in options.arch or ARCHES:
+        source = _source(arch, options)
+        try:
+            source.announce([body for case in cases for body in case.kfuncs])
+            compiler = _compiler(arch)
+            for case in cases:
+                parts = compare(case, source, compiler)
+                say(f"{case.id} ({arch}, Linux {source.release or 'not there'})")
+                _print_parts(parts, say, quiet=options.quiet)
+                same = same and all(part.same for part in parts)
+        finally:
+            source.close()
+    return same
+
+
+def _source(arch: str, options: argparse.Namespace) -> Source:
+    if not options.golden:
+        return here.guest(arch, settings_of(options))
+    (backend,) = make_backends([f"golden-{arch}"])
+    assert isinstance(backend, LinuxBackend)
+    return backend.source
+
+
+def _compiler(arch: str) -> Compiler:
+    """As Debian configures its kernels: landing pads on x86-64, signed return addresses and none on arm64."""
+    from backends.arm64.jit import Arm64Jit
+    from backends.arm64.jit import Options as Arm64Options
+    from backends.x86_64.jit import X8664Jit
+
+    return Arm64Jit(Arm64Options(bti=False)) if arch == "arm64" else X8664Jit()
+
+
+def _print_parts(parts: Sequence[Part], say: Say, *, quiet: bool) -> None:
+    for part in parts:
+        if part.same and quiet:
+            continue
+        say(f"  {part.name}: {'same' if part.same else 'DIFFERS'}{f' ({part.lines[0]})' if part.same else ''}")
+        for line in () if part.same else part.lines:
+            say(f"    {line}")
