@@ -21,7 +21,7 @@ STEPS = (
     ("ruff format", ("ruff", "format", "--quiet", "--check", ".")),
     ("mypy", ("mypy", "--no-error-summary")),
     ("format reference", ("harness.reference", "--check")),
-    ("pytest", ("pytest", "-n", "auto", "-q")),
+    ("pytest", ("pytest", "-n", "auto", "-q", "-rs", "--linux")),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 from backends.base import Backend
 from harness.case import Case, CaseError, load_file
 from harness.options import marker_of
-from harness.plugins import make_backends, settings_of
+from harness.plugins import BUILT_IN, RECORDED, make_backends, referees, settings_of
 from harness.report import Record, error_record, failure_lines, record_of, write_reports
 from harness.suite import Suite
 
@@ -21,8 +21,26 @@ _RECORD = pytest.StashKey[Record]()
 def _state(config: pytest.Config) -> tuple[Suite, list[Backend]]:
     """One suite and one engine per back end, for the whole process."""
     if _STATE not in config.stash:
-        config.stash[_STATE] = Suite(), make_backends(config.getoption("--backend"), settings_of(config.option))
+        settings = settings_of(config.option)
+        kernels = referees(settings)[0] if config.getoption("--linux") else []
+        names = config.getoption("--backend") or [*BUILT_IN, *RECORDED, *kernels]
+        config.stash[_STATE] = Suite(), make_backends(names, settings)
     return config.stash[_STATE]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Which kernels judged, and why not the others."""
+    if config.getoption("--linux") and terminalreporter.getreports(""):
+        for line in referees(settings_of(config.option))[1]:
+            terminalreporter.write_line(f"Linux as referee: {line}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The back ends hear of all that was selected."""
+    suite, backends = _state(session.config)
+    suite.announce(
+        list({id(item.case): item.case for item in session.items if isinstance(item, CaseItem)}.values()), backends
+    )
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> "CaseFile | None":
@@ -56,8 +74,11 @@ class CaseNode(pytest.Collector):
         self.case = case
 
     def collect(self) -> Iterator[pytest.Item]:
-        """In the order of the back ends."""
+        """In the order of the back ends; what is no case of the suite's own is not on record."""
+        own = self.config.getoption("--backend") or self.path.is_relative_to(_ROOT / "cases")
         for backend in _state(self.config)[1]:
+            if backend.name in RECORDED and not own:
+                continue
             yield CaseItem.from_parent(self, name=backend.name, case=self.case, backend=backend)
 
 
@@ -76,13 +97,15 @@ class CaseItem(pytest.Item):
         self.user_properties += [("backend", backend.name), ("spec", "; ".join(case.spec)), ("case_line", case.line)]
 
     def runtest(self) -> None:
-        """Runs it; a mismatch raises, a skip says why."""
+        """Runs it; a mismatch raises, a skip says why; a stated difference is an expected failure."""
         result = _state(self.config)[0].judge(self.case, self.backend)
         record = record_of(result)
         self.stash[_RECORD] = record
         self.user_properties.append(("verdict", record["verdict"] or ""))
         if result.status == "skipped":
             pytest.skip(result.reason)
+        if result.status == "differs":
+            pytest.xfail(result.reason)
         if result.status != "passed":
             raise _FailedError("\n".join(failure_lines(record)))
 

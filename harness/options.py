@@ -16,6 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help=f"run cases on this back end ({', '.join(BACKENDS)}); may be repeated",
     )
+    group.addoption("--linux", action="store_true", help="run cases on every Linux that can be booted here, too")
     group.addoption(
         "--kernel", action="append", type=Path, metavar="IMAGE", help="a Linux image for linux-x86_64, linux-arm64"
     )

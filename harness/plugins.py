@@ -86,6 +86,20 @@ BACKENDS: Final[Mapping[str, Callable[[Settings], Backend]]] = {
     "linux-host": _linux_host,
 }
 BUILT_IN: Final = ("interp", "jit-x86_64", "jit-arm64")  # what runs where nothing is asked for
+RECORDED: Final = ("golden-x86_64", "golden-arm64")
+
+
+def referees(settings: Settings) -> tuple[list[str], list[str]]:
+    """The back ends whose kernel can be booted here, and a line on each, with the reason where it cannot."""
+    from backends.linux import here
+
+    names: list[str] = []
+    lines: list[str] = []
+    for arch in ("x86_64", "arm64"):
+        found, text = here.look(arch, settings)
+        lines.append(f"linux-{arch}: {text}")
+        names += [f"linux-{arch}"] if found else []
+    return names, lines
 
 
 def make_backends(names: Sequence[str] | None, settings: Settings | None = None) -> list[Backend]:

@@ -41,9 +41,7 @@ def _ranges(prog: Prog) -> Flaw | None:
             if isinstance(insn, Goto | Branch) and not subprog.start <= index + 1 + insn.off < subprog.end:
                 return Flaw("jump-range", f"jump out of range from insn {index} to {index + 1 + insn.off}", index)
             if isinstance(insn, CallSubprog) and prog.subprog_at(index + 1 + insn.off) is None:
-                return Flaw(
-                    "call-known", f"invalid destination: there is no function at insn {index + 1 + insn.off}", index
-                )
+                return Flaw("call-known", "call to invalid destination", index)
         if not isinstance(prog.ops[subprog.end - 1], Exit | Goto):
             return Flaw("last-insn", "last insn is not an exit or jmp", subprog.end - 1)
     return None

@@ -7,7 +7,7 @@ from harness.isa.verified import Verified
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Cost and size: insns walked, and bytes of R10 stack per subprog."""
+    """Cost and size: insns walked, and bytes of R10 stack per subprog, in whole slots of 8, as Linux counts them."""
 
     processed_insns: int
     stack_depths: tuple[int, ...]

@@ -102,7 +102,7 @@ class Verifier:
         self._seen: dict[int, list[_Seen]] = {}
 
     def _stats(self) -> Stats:
-        return Stats(self._processed, tuple(self._depth))
+        return Stats(self._processed, tuple((depth + 7) // 8 * 8 for depth in self._depth))
 
     def _facts(self) -> tuple[FuncFacts, ...]:
         rows = zip(self._depth, self._incoming, self._needed, strict=True)

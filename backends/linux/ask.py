@@ -69,10 +69,10 @@ def last_words(log: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class KfuncIds:
-    """How a kernel knows kfuncs: the fd of the BTF that has them, and each one's type id by the case's own prototype."""
+    """How a kernel knows kfuncs: BTF fds, as fd_array has them from index 1 on; index and type id of each prototype."""
 
-    btf_fd: int
-    ids: Mapping[Proto, int]
+    btf_fds: tuple[int, ...]
+    places: Mapping[Proto, tuple[int, int]]
 
 
 def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
@@ -136,7 +136,7 @@ def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) ->
         btf_call=0,
         func_info=btf.func_info(infos),
         line_info=btf.line_info(rows) if lines else b"",
-        fd_array=(0, kfuncs.btf_fd) if kfuncs else (),
+        fd_array=(0, *kfuncs.btf_fds) if kfuncs else (),
         log_level=bpf.LOG_STATS | (bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
     )
     return types.blob(), load
@@ -159,6 +159,6 @@ def _raw(prog: Prog, kfuncs: KfuncIds | None) -> bytes:
     out = bytearray(b"".join(insn.to_bytes() for insn in prog.insns))
     for index, op in enumerate(prog.ops):
         proto = prog.kfunc(op.btf_id) if isinstance(op, CallKfunc) else None
-        if proto is not None and kfuncs is not None and proto in kfuncs.ids:
-            struct.pack_into("<hi", out, 8 * index + 2, 1, kfuncs.ids[proto])
+        if proto is not None and kfuncs is not None and proto in kfuncs.places:
+            struct.pack_into("<hi", out, 8 * index + 2, *kfuncs.places[proto])
     return bytes(out)

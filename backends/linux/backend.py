@@ -10,6 +10,7 @@ from backends.image import Image
 from backends.linux.ask import Answer, KfuncIds, NativeFunc, ask
 from backends.linux.differs import Differences
 from backends.linux.image import ImageError, called, image_of
+from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
 from backends.native import Bench, addresses_of
 from harness.isa.calls import HELPERS
@@ -18,10 +19,6 @@ from harness.isa.insn import Insn, Prog, Subprog
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
 MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
 CALL, EXIT, ST_ARG = 0x85, 0x95, 0x7A  # RFC 9669: CALL, EXIT, ST with MEM and DW
-
-
-class UnavailableError(Exception):
-    """There is no such kernel here; the message says what is missing and how it may be had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from backends.calls import Body
-from backends.linux.backend import Live, UnavailableError
+from backends.linux.backend import Live
 from backends.linux.differs import Differences
 from backends.linux.fetch import kernels, verify
 from backends.linux.guest import AGENT, AGENT_FLAGS, Guest
 from backends.linux.host import HostKernel
-from backends.linux.modules import LoadedKfuncs, NoKfuncs
+from backends.linux.modules import LoadedKfuncs, NoKfuncs, UnavailableError
 from backends.linux.settings import Settings
 from backends.linux.syscalls import Kernel
 from backends.linux.tools import CompileError, Tool, find_compiler, find_qemu, link_static
@@ -76,6 +76,16 @@ def _compiler(arch: str, settings: Settings) -> Tool:
     return tool
 
 
+def look(arch: str, settings: Settings) -> tuple[bool, str]:
+    """Whether a guest can be booted, and the image, or what is missing."""
+    try:
+        image, _, _ = _image(arch, settings), _qemu(arch, settings), _compiler(arch, settings)
+    except UnavailableError as error:
+        return False, str(error)
+    known = {cached.path: f"{cached.package} {cached.version}" for cached in kernels(settings.cache)}
+    return True, known.get(image, str(image))
+
+
 def boot_guest(arch: str, settings: Settings) -> Guest:
     """A guest of one architecture. Raises UnavailableError, KernelGoneError."""
     image, qemu, compiler = _image(arch, settings), _qemu(arch, settings), _compiler(arch, settings)
@@ -90,7 +100,7 @@ def guest(arch: str, settings: Settings) -> Live:
     """A kernel image in QEMU."""
 
     def kfuncs(kernel: Kernel, release: str, bodies: Iterable[Body]) -> LoadedKfuncs:
-        return LoadedKfuncs(kernel, release, _compiler(arch, settings), bodies)
+        return LoadedKfuncs(kernel, release, _compiler(arch, settings), bodies, settings.cache)
 
     live = Live(arch, lambda: boot_guest(arch, settings), kfuncs)
     atexit.register(live.close)  # an emulator must not outlive the run

@@ -1,16 +1,30 @@
 """Kfuncs of cases in a running kernel: a module made for it, loaded once for all that is known by then."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
 
 from backends.calls import Body
+from backends.linux import bpf
 from backends.linux.ask import KfuncIds
-from backends.linux.backend import UnavailableError
-from backends.linux.syscalls import Kernel
-from backends.linux.tools import Tool
+from backends.linux.kmod import KernelFacts, Module, ModuleError, build, c_flags, facts_from_btf, kfunc_symbol
+from backends.linux.syscalls import Address, Buf, Kernel, ResultOf, Syscall, read_file
+from backends.linux.tools import CompileError, Tool, compile_object
+
+FORCE: Final = 1 | 2  # include/uapi/linux/module.h, MODULE_INIT_IGNORE_MODVERSIONS, MODULE_INIT_IGNORE_VERMAGIC
+NAME: Final = "callconv_kfuncs"
+MAX_BTF: Final = 1 << 14  # ids of BTF objects in a kernel: vmlinux, its modules, and what programs loaded
+_FIRST_INDEX: Final = 1  # in fd_array: 0 stands for the kernel's own kfuncs
+
+
+class UnavailableError(Exception):
+    """There is no such kernel here, or it lacks what a program needs; the message says what, and how it may be had."""
 
 
 class NoKfuncs:
-    """A kernel that gets no module: this machine's own."""
+    """A kernel that gets no module: the one under this process."""
 
     def ids(self, bodies: Iterable[Body]) -> KfuncIds:
         """Never."""
@@ -25,8 +39,116 @@ class NoKfuncs:
         return text
 
 
-class LoadedKfuncs(NoKfuncs):
-    """A guest's kfuncs."""
+class LoadedKfuncs:
+    """A guest's kfuncs. `announced` may grow until the first program with kfuncs comes; more of them are one more module."""
 
-    def __init__(self, kernel: Kernel, release: str, compiler: Tool, bodies: Iterable[Body]) -> None:
-        pass
+    def __init__(self, kernel: Kernel, release: str, compiler: Tool, announced: Iterable[Body], cache: Path) -> None:
+        self._kernel, self._release, self._compiler = kernel, release, compiler
+        self._announced, self._cache = announced, cache
+        self._facts: KernelFacts | None = None
+        self._modules = 0
+        self._ids: dict[Body, tuple[int, int]] = {}  # BTF fd and type id
+        self._addresses: dict[Body, int] = {}
+        self._refused: dict[Body, str] = {}
+
+    def ids(self, bodies: Iterable[Body]) -> KfuncIds:
+        """How a program calls them. Raises UnavailableError where no module could be made of one."""
+        bodies = list(bodies)
+        if not all(body in self._ids or body in self._refused for body in bodies):
+            self._load([body for body in dict.fromkeys([*self._announced, *bodies]) if body not in self._ids])
+        for body in bodies:
+            if body in self._refused:
+                raise UnavailableError(self._refused[body])
+        fds = list(dict.fromkeys(self._ids[body][0] for body in bodies))
+        places = {
+            body.proto: (fds.index(fd) + _FIRST_INDEX, number) for body in bodies for fd, number in [self._ids[body]]
+        }
+        return KfuncIds(tuple(fds), places)
+
+    def addresses(self, bodies: Iterable[Body]) -> Mapping[int, str]:
+        """The case's name of each, by its address."""
+        return {self._addresses[body]: body.proto.name for body in bodies}
+
+    def plain(self, text: str, bodies: Iterable[Body]) -> str:
+        """A log with the names that the case gives."""
+        for body in bodies:
+            text = text.replace(kfunc_symbol(body), body.proto.name)
+        return text
+
+    def _load(self, bodies: list[Body]) -> None:
+        try:
+            self._load_module(bodies)
+        except (ModuleError, CompileError, OSError) as error:
+            for body in bodies:
+                self._refused[body] = f"no module with the kfuncs can be made for Linux {self._release}: {error}"
+
+    def _load_module(self, bodies: list[Body]) -> None:
+        self._modules += 1
+        name = f"{NAME}{self._modules}"
+        arch, facts = self._kernel.arch, self._known_facts()
+        module = build(lambda source: compile_object(self._compiler, source, c_flags(arch)), arch, facts, bodies, name)
+        insert(self._kernel, module)
+        fd = btf_fd_of(self._kernel, name)
+        text = int(read_file(self._kernel, f"/sys/module/{name}/sections/.text").decode(), 16)
+        for body in bodies:
+            symbol = kfunc_symbol(body)
+            self._ids[body] = fd, module.ids[symbol]
+            self._addresses[body] = text + module.offsets[symbol]
+
+    def _known_facts(self) -> KernelFacts:
+        """Of the running kernel; reading its BTF takes a second, so that they are kept by its build id."""
+        if self._facts is None:
+            build_id = hashlib.sha256(read_file(self._kernel, "/sys/kernel/notes")).hexdigest()[:16]
+            path = self._cache / "facts" / f"{build_id}.json"
+            try:
+                self._facts = KernelFacts.from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, TypeError):
+                blob = read_file(self._kernel, "/sys/kernel/btf/vmlinux")
+                self._facts = facts_from_btf(blob, self._release)
+                _keep(path, self._facts.to_json())
+        return self._facts
+
+
+def _keep(path: Path, text: str) -> None:
+    """Writes a file at once or not at all; a cache that cannot be written is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        return
+
+
+def insert(kernel: Kernel, module: Module) -> None:
+    """Loads a module. Raises ModuleError with the kernel's errno."""
+    made, written, loaded, _ = kernel.batch(
+        [
+            Syscall("memfd_create", (Address(0), 0), (Buf(b"module\0"),)),
+            Syscall("write", (ResultOf(0), Address(0), len(module.image)), (Buf(module.image),)),
+            Syscall("finit_module", (ResultOf(0), Address(0), FORCE), (Buf(b"\0"),)),
+            Syscall("close", (ResultOf(0),)),
+        ]
+    )
+    if made.ret < 0 or written.ret != len(module.image):
+        raise ModuleError(f"the module cannot be written to memory: {min(made.ret, written.ret)}")
+    if loaded.ret < 0:
+        raise ModuleError(f"the kernel refuses the module with errno {-loaded.ret} ({os.strerror(-loaded.ret)})")
+
+
+def btf_fd_of(kernel: Kernel, name: str) -> int:
+    """A descriptor of a module's BTF. Raises ModuleError where the kernel has none."""
+    number = 0
+    for _ in range(MAX_BTF):
+        done = kernel.batch([bpf.next_btf_id(number)])[0]
+        if done.ret < 0:
+            break
+        number = int.from_bytes(done.bufs[0].ljust(12, b"\0")[4:8], "little")
+        fd = kernel.batch([bpf.btf_fd(number)])[0].ret
+        if fd < 0:
+            continue
+        info = kernel.batch([bpf.btf_info(fd)])[0]
+        if info.ret == 0 and info.bufs[2].decode() == name:
+            return fd
+        kernel.batch([Syscall("close", (fd,))])
+    raise ModuleError(f"the kernel has no BTF of the module {name}: it was built without CONFIG_DEBUG_INFO_BTF_MODULES")
