@@ -177,6 +177,10 @@ class Referee(Backend, Protocol):
         """The kfuncs of the jobs to come, to be made ready at once."""
         ...
 
+    def describe(self) -> str:
+        """What judges, with its version, as far as it is known by now."""
+        ...
+
     def difference(self, case: str) -> Difference | None:
         """The difference that is stated for a case (`FILE::NAME`)."""
         ...

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from backends.base import Backend, Ran, Refused
+from backends.base import Backend, Ran, Referee, Refused
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
 from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
@@ -129,6 +129,9 @@ def _print_run(
     if len(bad) > MAX_SHOWN:
         print_plain(f"... and {len(bad) - MAX_SHOWN} more failures: see {options.reports or 'the JSON'}", "red")
     print_matrix(records, [backend.name for backend in backends], by_case=options.verbose)
+    for backend in backends:
+        if isinstance(backend, Referee):
+            print_plain(f"{backend.name}: {backend.describe()}")
     for status in ("differs", "skipped"):
         for reason in sorted({record["reason"] for record in records if record["status"] == status}):
             number = sum(record["reason"] == reason for record in records if record["status"] == status)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.plugins import BACKENDS, UnknownBackendError, make_backends
+from harness.plugins import BACKENDS, UnknownBackendError, make_backends, settings_of
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in BACKENDS:
         config.addinivalue_line("markers", f"{marker_of(name)}: runs on the back end {name}")
     try:
-        make_backends(config.getoption("--backend"))
+        make_backends(config.getoption("--backend"), settings_of(config.option))
         parse_shard(config.getoption("--shard"))
     except (UnknownBackendError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error

@@ -18,8 +18,17 @@ class InputRefusedError(ValueError):
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The kernel images and the emulator that a command line names."""
-    return Settings(tuple(options.kernel or ()), options.qemu)
+    """The kernel images and the emulator that a command line names. Raises InputRefusedError where they are none."""
+    settings = Settings(tuple(options.kernel or ()), options.qemu)
+    if settings.images or settings.qemu is not None:
+        from backends.linux.here import check
+        from backends.linux.modules import UnavailableError
+
+        try:
+            check(settings)
+        except UnavailableError as error:
+            raise InputRefusedError(str(error)) from error
+    return settings
 
 
 def _interp(_settings: Settings) -> Backend:
@@ -70,7 +79,9 @@ def _golden(arch: str) -> Callable[[Settings], Backend]:
         from backends.linux.backend import LinuxBackend
         from backends.linux.differs import load_differences
 
-        return LinuxBackend(f"golden-{arch}", arch, golden.Golden(arch, golden.path_of(arch)), load_differences())
+        return LinuxBackend(
+            f"golden-{arch}", arch, golden.Golden(arch, golden.path_of(arch)), load_differences(), recorded=True
+        )
 
     return make
 

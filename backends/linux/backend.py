@@ -69,6 +69,13 @@ class LinuxBackend:
         """Kfuncs are made all at once."""
         self.source.announce(bodies)
 
+    def describe(self) -> str:
+        """`Linux 7.2.13`, or what stands for it."""
+        release = self.source.release
+        if release is None:
+            return "no Linux answered"
+        return f"the record of Linux {release}" if self._recorded else f"Linux {release}"
+
     def difference(self, case: str) -> Difference | None:
         """As backends/linux/differs.yaml states it for this kernel."""
         return self._differences.find(case, self.arch, self.source.release)

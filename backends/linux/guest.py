@@ -202,7 +202,9 @@ class Guest:
                 more = b""
             if not more:
                 self._wait_for_end()
-                raise KernelGoneError(f"the guest crashed{self.last_words()}")
+                raise KernelGoneError(
+                    f"the guest crashed; QEMU's status is {self._process.returncode}{self.last_words()}"
+                )
             data += more
         return bytes(data)
 

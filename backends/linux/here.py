@@ -4,6 +4,7 @@ import atexit
 import gzip
 import os
 import platform
+import shutil
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -47,6 +48,14 @@ def arch_of(image: Path) -> str:
         if machine in _PE_MACHINES:
             return _PE_MACHINES[machine]
     raise UnavailableError(f"{image} is no Linux image for x86-64 or arm64 (a bzImage or Image)")
+
+
+def check(settings: Settings) -> None:
+    """Whether what the user named can be used at all. Raises UnavailableError."""
+    for image in settings.images:
+        arch_of(image)
+    if settings.qemu is not None and shutil.which(settings.qemu) is None:
+        raise UnavailableError(f"--qemu: there is no program {settings.qemu!r}")
 
 
 def _image(arch: str, settings: Settings) -> Path:

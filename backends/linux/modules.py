@@ -3,14 +3,26 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from errno import ENOEXEC
 from pathlib import Path
 from typing import Final
 
 from backends.calls import Body
 from backends.linux import bpf
 from backends.linux.ask import KfuncIds
-from backends.linux.kmod import KernelFacts, Module, ModuleError, build, c_flags, facts_from_btf, kfunc_symbol
-from backends.linux.syscalls import Address, Buf, Kernel, ResultOf, Syscall, read_file
+from backends.linux.kmod import (
+    MAX_KFUNCS,
+    KernelFacts,
+    Module,
+    ModuleError,
+    build,
+    c_flags,
+    facts_from_btf,
+    kfunc_symbol,
+    vermagic_in,
+)
+from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscall, read_file
 from backends.linux.tools import CompileError, Tool, compile_object
 
 FORCE: Final = 1 | 2  # include/uapi/linux/module.h, MODULE_INIT_IGNORE_MODVERSIONS, MODULE_INIT_IGNORE_VERMAGIC
@@ -77,7 +89,8 @@ class LoadedKfuncs:
 
     def _load(self, bodies: list[Body]) -> None:
         try:
-            self._load_module(bodies)
+            for at in range(0, len(bodies), MAX_KFUNCS):
+                self._load_module(bodies[at : at + MAX_KFUNCS])
         except (ModuleError, CompileError, OSError) as error:
             for body in bodies:
                 self._refused[body] = f"no module with the kfuncs can be made for Linux {self._release}: {error}"
@@ -86,8 +99,17 @@ class LoadedKfuncs:
         self._modules += 1
         name = f"{NAME}{self._modules}"
         arch, facts = self._kernel.arch, self._known_facts()
-        module = build(lambda source: compile_object(self._compiler, source, c_flags(arch)), arch, facts, bodies, name)
-        insert(self._kernel, module)
+
+        def made(facts: KernelFacts) -> Module:
+            return build(
+                lambda source: compile_object(self._compiler, source, c_flags(arch)), arch, facts, bodies, name
+            )
+
+        module = made(facts)
+        if insert(self._kernel, module) == -ENOEXEC:  # it insists on a vermagic, and has just said which
+            words = vermagic_in(kernel_log(self._kernel)) or ""
+            module = made(replace(facts, vermagic=words))
+            insert(self._kernel, module, forced=False)
         fd = btf_fd_of(self._kernel, name)
         text = int(read_file(self._kernel, f"/sys/module/{name}/sections/.text").decode(), 16)
         for body in bodies:
@@ -120,20 +142,27 @@ def _keep(path: Path, text: str) -> None:
         return
 
 
-def insert(kernel: Kernel, module: Module) -> None:
-    """Loads a module. Raises ModuleError with the kernel's errno."""
+def kernel_log(kernel: Kernel) -> str:
+    """What the kernel has logged, as dmesg shows it."""
+    read_all = Syscall("syslog", (3, Address(0), 1 << 18), (Buf(size=1 << 18, give=Give.TRIMMED),))
+    return kernel.batch([read_all])[0].bufs[0].decode(errors="replace")
+
+
+def insert(kernel: Kernel, module: Module, *, forced: bool = True) -> int:
+    """Loads a module, whatever kernel it says it is for if `forced`; 0, or -ENOEXEC. Raises ModuleError for any other errno."""
     made, written, loaded, _ = kernel.batch(
         [
             Syscall("memfd_create", (Address(0), 0), (Buf(b"module\0"),)),
             Syscall("write", (ResultOf(0), Address(0), len(module.image)), (Buf(module.image),)),
-            Syscall("finit_module", (ResultOf(0), Address(0), FORCE), (Buf(b"\0"),)),
+            Syscall("finit_module", (ResultOf(0), Address(0), FORCE if forced else 0), (Buf(b"\0"),)),
             Syscall("close", (ResultOf(0),)),
         ]
     )
     if made.ret < 0 or written.ret != len(module.image):
         raise ModuleError(f"the module cannot be written to memory: {min(made.ret, written.ret)}")
-    if loaded.ret < 0:
+    if loaded.ret < 0 and not (forced and loaded.ret == -ENOEXEC):
         raise ModuleError(f"the kernel refuses the module with errno {-loaded.ret} ({os.strerror(-loaded.ret)})")
+    return loaded.ret
 
 
 def btf_fd_of(kernel: Kernel, name: str) -> int:
