@@ -11,6 +11,11 @@ class Log:
     def __init__(self, prog: Prog, level: int) -> None:
         self._prog, self._level = prog, level
         self._lines: list[str] = []
+        self._told = False  # the insn at hand
+
+    def begin(self) -> None:
+        """The next insn is about to be looked at."""
+        self._told = False
 
     def path(self, at: int, state: State) -> None:
         """Control goes on at `at` in another place than the next insn."""
@@ -21,9 +26,10 @@ class Log:
         self._lines.append(f"{at}: {self._registers(state, range(11))}")
 
     def insn(self, at: int, state: State, written: int | None) -> None:
-        """One insn, and the register that it wrote."""
-        if self._level == 0:
+        """One insn, and the register that it wrote; once, even if it is refused after it was told."""
+        if self._level == 0 or self._told:
             return
+        self._told = True
         change = "" if written is None else f" ; {self._registers(state, (written,))}"
         self._lines.append(f"{at}: {insn_text(self._prog, at)}{change}")
 

@@ -157,6 +157,7 @@ class Verifier:
             if self._processed > self.max_insns:
                 text = f"BPF program is too large. Processed {self._processed} insn"
                 raise Refusal("too-complex", text, rules.E2BIG, at)
+            self._log.begin()
             try:
                 following = self._step(at, self._prog.ops[at], state, pending)
             except Refusal as refusal:

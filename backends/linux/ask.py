@@ -15,7 +15,7 @@ from harness.isa.proto import CInt, CPtr, CVoid, Param, Proto
 
 LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
 _OUR_LINE: Final = re.compile(rf"^; .*@ {LINE_FILE}:\d+\n", re.MULTILINE)
-_INSN: Final = re.compile(r"^(\d+): \([0-9a-f]{2}\)", re.MULTILINE)
+_INSN: Final = re.compile(r"^(\d+): (?:\([0-9a-f]{2}\)|BUG_)", re.MULTILINE)  # BUG: no insn that it can print
 _PROCESSED: Final = re.compile(r"^processed (\d+) insns", re.MULTILINE)
 _DEPTH: Final = re.compile(r"^stack depth (\d+(?:\+\d+)*)", re.MULTILINE)
 STATISTICS: Final = re.compile(r"^(processed \d+ insns|verification time|stack depth|insns processed|max_states)")
