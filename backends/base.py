@@ -109,12 +109,20 @@ class Unsupported:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The back end failed at its own work: it crashed, hung, or gave what cannot be read."""
+    """The back end failed at its own work: it crashed, hung, or gave what cannot be read. `told`: it said so itself."""
 
     reason: str
+    told: bool = False
 
 
-Outcome = Ran | Refused | Unsupported | Died
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A runtime that gives R0, unsigned 64 bits, and nothing else."""
+
+    retval: int
+
+
+Outcome = Ran | Answered | Refused | Unsupported | Died
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +150,7 @@ class Job:
     reference: Ran | None = None
     detail: bool = False  # keep registers and stack at every call
     case: str = ""  # FILE::NAME
+    length_in_r2: bool = False  # the main prog gets the size of the context as its second argument
     verbose: bool = False  # a log that tells every insn, from a back end that has one
 
     def body(self, name: str) -> Body:

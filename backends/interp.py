@@ -1,7 +1,7 @@
 """The interpreter: runs the table's `sem`; the reference for values and for the call trace."""
 
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import Final
 
 from backends.base import CTX_BASE, Call, Job, Outcome, Ran, StackRef, Value, Violation
 from backends.calls import HELPER_RESULTS, as_type, result_of
@@ -10,21 +10,26 @@ from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
     CallSubprog,
     Exit,
     Goto,
-    Hole,
     Imm,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
+    Op,
+    PacketLoad,
     Src,
     Store,
     StoreArg,
-    Undefined,
+    StoreRelease,
+    Swap,
 )  # fmt: skip
 from harness.isa.proto import Proto
 
@@ -80,7 +85,8 @@ class _Machine:
         self.ctx = bytearray(job.ctx)
         self.calls: list[Call] = []
         self.activations = 1
-        main_regs: list[int | None] = [None, CTX_BASE, *[None] * 8, _fp_of(0)]
+        length = len(job.ctx) if job.length_in_r2 else None
+        main_regs: list[int | None] = [None, CTX_BASE, length, *[None] * 7, _fp_of(0)]
         self.frames = [_Frame(0, -1, main_regs, [None] * op.MAX_STACK_ARGS)]
         self.pc = 0
 
@@ -122,26 +128,30 @@ class _Machine:
     def _src(self, src: Src) -> int:
         return src.value & op.MASK64 if isinstance(src, Imm) else self._read(src.n)
 
-    def _step(
-        self,
-        typed: Alu | LdImm64 | Load | Store | LoadArg | StoreArg | Goto | Branch | CallHelper | CallSubprog
-        | CallKfunc | Hole | Undefined,
-    ) -> None:  # fmt: skip
+    def _step(self, typed: Op) -> None:
         regs, following = self.top.regs, self.pc + 1
         match typed:
             case Alu():
-                dst = 0 if typed.op is op.MOV else self._read(typed.dst)
+                dst = 0 if typed.op is op.MOV or typed.op in op.MOVSX else self._read(typed.dst)
                 mask = (1 << typed.bits) - 1
                 regs[typed.dst] = typed.op.sem(dst & mask, self._src(typed.src) & mask, typed.bits) & mask
+            case Swap():
+                regs[typed.dst] = typed.op.sem(self._read(typed.dst), typed.width // 8)
             case LdImm64():
+                if typed.pseudo:
+                    raise _FaultError("MEM", "what this constant stands for is not known here")
                 regs[typed.dst], following = typed.value, self.pc + 2
             case Load():
-                at, memory = self._memory(self._read(typed.base) + typed.off, typed.size.bytes)
-                regs[typed.dst] = int.from_bytes(memory[at : at + typed.size.bytes], "little")
+                value = self._load(typed.base, typed.off, typed.size)
+                regs[typed.dst] = op.signed(value, 8 * typed.size.bytes) & op.MASK64 if typed.signed else value
+            case LoadAcquire():
+                regs[typed.dst] = self._load(typed.base, typed.off, typed.size)
             case Store():
-                raw = (self._src(typed.src) & op.MASK64).to_bytes(8, "little")[: typed.size.bytes]
-                at, memory = self._memory(self._read(typed.base) + typed.off, typed.size.bytes)
-                memory[at : at + typed.size.bytes] = raw
+                self._store(typed.base, typed.off, typed.size, self._src(typed.src))
+            case StoreRelease():
+                self._store(typed.base, typed.off, typed.size, self._read(typed.src))
+            case Atomic():
+                self._atomic(typed)
             case LoadArg():
                 if not 0 <= typed.slot < op.MAX_STACK_ARGS:
                     raise _FaultError("MEM", f"there is no stack argument at r11+{typed.off}")
@@ -150,23 +160,50 @@ class _Machine:
                 if not 0 <= typed.slot < op.MAX_STACK_ARGS:
                     raise _FaultError("MEM", f"there is no stack argument at r11{typed.off}")
                 self.top.outgoing[typed.slot] = self._src(typed.src)
+            case _:
+                following = self._flow(typed, following)
+        self.pc = following
+
+    def _flow(self, typed: Op, following: int) -> int:
+        """What goes elsewhere than to the next insn, or nowhere."""
+        match typed:
             case Goto():
-                following += typed.off
+                return following + typed.off
             case Branch():
                 mask = (1 << typed.bits) - 1
                 taken = typed.op.holds(self._read(typed.dst) & mask, self._src(typed.src) & mask, typed.bits)
-                following += typed.off if taken else 0
+                return following + typed.off if taken else following
+            case MayGoto():
+                return following  # no program here runs for long enough
             case CallHelper():
                 self._call_helper(typed)
+                return following
             case CallKfunc():
                 self._call_kfunc(typed)
+                return following
             case CallSubprog():
-                following = self._enter(self.pc + 1 + typed.off)
-            case Hole() | Undefined():
-                raise _FaultError("MEM", "this is no insn")
+                return self._enter(self.pc + 1 + typed.off)
+            case PacketLoad():
+                raise _FaultError("MEM", "there is no packet")
             case _:
-                assert_never(typed)
-        self.pc = following
+                raise _FaultError("MEM", "this is no insn")
+
+    def _load(self, base: int, off: int, size: op.Size) -> int:
+        at, memory = self._memory(self._read(base) + off, size.bytes)
+        return int.from_bytes(memory[at : at + size.bytes], "little")
+
+    def _store(self, base: int, off: int, size: op.Size, value: int) -> None:
+        at, memory = self._memory(self._read(base) + off, size.bytes)
+        memory[at : at + size.bytes] = (value & op.MASK64).to_bytes(8, "little")[: size.bytes]
+
+    def _atomic(self, typed: Atomic) -> None:
+        """RFC 9669, "Atomic operations": 32-bit results are zero-extended; CMPXCHG compares with R0, and R0 takes the old value."""
+        mask = (1 << 8 * typed.size.bytes) - 1
+        old, src = self._load(typed.base, typed.off, typed.size), self._read(typed.src)
+        r0 = self._read(0) & mask if typed.op is op.CMPXCHG else 0
+        self._store(typed.base, typed.off, typed.size, typed.op.sem(old, src & mask, r0))
+        if typed.op.fetch:
+            self.top.regs[0 if typed.op is op.CMPXCHG else typed.src] = old
 
     def _memory(self, address: int, size: int) -> tuple[int, bytearray]:
         """(offset, buffer) of an access that lies wholly inside the context or a live frame."""

@@ -2,6 +2,7 @@
 
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
@@ -10,14 +11,18 @@ from harness.isa.insn import (
     Goto,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
     Op,
     Prog,
     Reg,
     Store,
     StoreArg,
+    StoreRelease,
+    Swap,
 )  # fmt: skip
-from harness.isa.opcodes import MOV
+from harness.isa.opcodes import CMPXCHG, MOV, MOVSX
 
 _SCRATCH = frozenset(range(1, 6))
 
@@ -31,10 +36,17 @@ def _reads_writes(prog: Prog, index: int, typed: Op) -> tuple[frozenset[int], fr
     )
     match typed:
         case Alu():
-            return (src if typed.op is MOV else src | {typed.dst}), frozenset({typed.dst})
+            return (src if typed.op is MOV or typed.op in MOVSX else src | {typed.dst}), frozenset({typed.dst})
         case LdImm64() | LoadArg():
             return frozenset(), frozenset({typed.dst})
-        case Load():
+        case Swap():
+            return frozenset({typed.dst}), frozenset({typed.dst})
+        case Atomic():
+            reads = frozenset({typed.base, typed.src}) | ({0} if typed.op is CMPXCHG else set())
+            return reads, frozenset()
+        case StoreRelease():
+            return frozenset({typed.base, typed.src}), frozenset()
+        case Load() | LoadAcquire():
             return frozenset({typed.base}), frozenset({typed.dst})
         case Store():
             return src | {typed.base}, frozenset()
@@ -83,7 +95,7 @@ def _successors(index: int, typed: Op) -> tuple[int, ...]:
             return ()
         case Goto():
             return (index + 1 + typed.off,)
-        case Branch():
+        case Branch() | MayGoto():
             return (index + 1, index + 1 + typed.off)
         case _:
             return (index + 1,)

@@ -22,9 +22,13 @@ ARCHES: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
 }
 
 
+# What a kernel's JIT calls on its own account: `may_goto` calls this after 65535 rounds, with a convention of its own.
+KERNEL_ONLY: Final = ("arch_bpf_timed_may_goto",)
+
+
 def pads_of(job: Job) -> dict[int, str]:
-    """The address of every helper and kfunc that the program may call."""
-    names = [helper.name for helper in HELPERS.values()] + [body.proto.name for body in job.bodies]
+    """The address of every function outside the program that native code may call."""
+    names = [*(helper.name for helper in HELPERS.values()), *(body.proto.name for body in job.bodies), *KERNEL_ONLY]
     return {emu.PADS_BASE + i * emu.PAD_STRIDE: name for i, name in enumerate(names)}
 
 

@@ -116,6 +116,8 @@ class Probe:
         self._cpu.write(CTX_BASE, self._job.ctx)
         values = {name: _POISON + 0x100 + i for i, name in enumerate(self._names)}
         values[self._abi.int_args[0]] = CTX_BASE
+        if self._job.length_in_r2:
+            values[self._abi.int_args[1]] = len(self._job.ctx)
         values[self._abi.sp] = emu.STACK_TOP
         if self._abi.arch == "arm64":
             values["x30"] = emu.STOP
@@ -182,6 +184,10 @@ class Probe:
         values = self._values()
         name = self._pads[address]
         body = next((b for b in self._job.bodies if b.proto.name == name), None)
+        if body is None and name not in HELPERS_BY_NAME:
+            self.report("ABI-ARG", f"a call of {name}, which the program does not make")
+            self._cpu.stop()
+            return
         proto = body.proto if body else HELPERS_BY_NAME[name].proto
         return_to = self._return_address(values)
         seen = self._check_call(name, proto, values, return_to)

@@ -9,8 +9,9 @@ from typing import Any, Final
 from backends.base import ExpectedPlace
 from backends.calls import Body
 from harness.expect import Expect, ExpectedCall, build_expect, hex_bytes
-from harness.isa.asm import AsmError, Assembled, Source, assemble
+from harness.isa.asm import Assembled, Source, assemble
 from harness.isa.proto import Proto, ProtoError, parse_proto
+from harness.isa.tokens import AsmError
 from harness.params import Budget, Notes, Variant, variants
 from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
 from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quoted

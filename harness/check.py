@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from backends.base import Call, Died, Difference, Loaded, Outcome, Ran, Refused, StackRef, Unsupported
+from backends.base import Answered, Call, Died, Difference, Loaded, Outcome, Ran, Refused, StackRef, Unsupported
 from backends.calls import as_type
 from backends.checks import CHECKS
 from harness.case import Case, Expect
-from harness.isa.asm import insn_text
+from harness.isa.disasm import insn_text
 from harness.isa.insn import Prog
 from harness.isa.proto import CInt, Proto
 from verifier.verdict import Accepted, Rejected, Verdict
@@ -88,6 +88,8 @@ def run_mismatches(case: Case, outcome: Outcome, reference: Ran | None) -> list[
             return []
         case Died():
             return [Mismatch("RUN", "a run", outcome.reason)]
+        case Answered(retval):
+            return _answer_mismatches(case, retval, reference)
         case Refused():
             got = f"verdict = reject: {outcome.message} (errno {outcome.errno})"
             return [Mismatch("verdict", "verdict = accept", got, where_of(case.assembled.prog, outcome.insn))]
@@ -97,6 +99,16 @@ def run_mismatches(case: Case, outcome: Outcome, reference: Ran | None) -> list[
             return found + _against_reference(outcome, reference) if not found and reference else found
         case _:
             assert_never(outcome)
+
+
+def _answer_mismatches(case: Case, retval: int, reference: Ran | None) -> list[Mismatch]:
+    """R0 alone, against the case or else against the interpreter."""
+    wanted, whose = case.expect.retval, ""
+    if wanted is None and reference is not None:
+        wanted, whose = reference.retval, " (interp)"
+    if wanted is None or wanted == retval:
+        return []
+    return [Mismatch("retval", f"retval = {_number(wanted)}{whose}", f"retval = {_number(retval)}")]
 
 
 def referee_mismatches(case: Case, outcome: Outcome, ours: Verdict, reference: Ran | None) -> list[Mismatch]:

@@ -15,7 +15,7 @@ from backends.linux.ask import last_words
 from backends.linux.backend import Accepted, Source
 from backends.native import addresses_of
 from harness.case import Case
-from harness.isa.asm import insn_text
+from harness.isa.disasm import insn_text
 from harness.isa.insn import CallHelper, CallKfunc, CallSubprog, Prog, Subprog, insns_from_bytes
 from verifier import verdict as ours
 from verifier.verify import Verifier

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from backends.base import FrameView, StackRef, Value
 from backends.image import Image
-from harness.isa.asm import insn_text
+from harness.isa.disasm import insn_text
 from harness.isa.insn import Hole, Prog
 
 

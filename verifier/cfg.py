@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.isa.insn import Branch, CallSubprog, Exit, Goto, LdImm64, Op, Prog
+from harness.isa.insn import Branch, CallSubprog, Exit, Goto, LdImm64, MayGoto, Op, Prog
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ def successors(index: int, insn: Op) -> tuple[int, ...]:
             return ()
         case Goto():
             return (index + 1 + insn.off,)
-        case Branch():
+        case Branch() | MayGoto():
             return (index + 1, index + 1 + insn.off)
         case LdImm64():
             return (index + 2,)
@@ -31,14 +31,15 @@ def successors(index: int, insn: Op) -> tuple[int, ...]:
 
 def check(prog: Prog) -> Flaw | None:
     """The first flaw, or None: jumps stay in their function, functions end, nothing is unreachable, nothing loops."""
-    return _ranges(prog) or _walk(prog) or _recursion(prog)
+    return ranges(prog) or _walk(prog) or _recursion(prog)
 
 
-def _ranges(prog: Prog) -> Flaw | None:
+def ranges(prog: Prog) -> Flaw | None:
+    """Jumps and calls that go nowhere, and functions without an end."""
     for subprog in prog.subprogs:
         for index in range(subprog.start, subprog.end):
             insn = prog.ops[index]
-            if isinstance(insn, Goto | Branch) and not subprog.start <= index + 1 + insn.off < subprog.end:
+            if isinstance(insn, Goto | Branch | MayGoto) and not subprog.start <= index + 1 + insn.off < subprog.end:
                 return Flaw("jump-range", f"jump out of range from insn {index} to {index + 1 + insn.off}", index)
             if isinstance(insn, CallSubprog) and prog.subprog_at(index + 1 + insn.off) is None:
                 return Flaw("call-known", "call to invalid destination", index)
@@ -127,6 +128,6 @@ def prune_points(prog: Prog) -> frozenset[int]:
     """Insns where paths may meet: targets of jumps, and the starts of functions."""
     points = {subprog.start for subprog in prog.subprogs}
     for index, insn in enumerate(prog.ops):
-        if isinstance(insn, Goto | Branch):
+        if isinstance(insn, Goto | Branch | MayGoto):
             points.add(index + 1 + insn.off)
     return frozenset(points)

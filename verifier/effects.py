@@ -6,9 +6,11 @@ from typing import assert_never
 from harness.isa import opcodes as op
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
+    CallReg,
     CallSubprog,
     Exit,
     Goto,
@@ -16,12 +18,17 @@ from harness.isa.insn import (
     Imm,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
     Op,
+    PacketLoad,
     Reg,
     Src,
     Store,
     StoreArg,
+    StoreRelease,
+    Swap,
     Undefined,
 )  # fmt: skip
 from verifier import rules
@@ -47,8 +54,15 @@ def requirements(insn: Op, frame: Frame, incoming: int) -> Iterator[rules.Rule]:
     match insn:
         case Alu():
             yield from _alu_rules(insn, frame)
+        case Swap():
+            yield from _readable(insn.dst)
+            yield rules.Writable(insn.dst)
         case LdImm64():
             yield rules.Writable(insn.dst)
+        case Atomic() | LoadAcquire() | StoreRelease():
+            yield from _atomic_rules(insn, frame)
+        case PacketLoad():
+            yield rules.NoPacket()
         case Load():
             yield rules.Readable(insn.base)
             yield rules.Writable(insn.dst)
@@ -65,17 +79,39 @@ def requirements(insn: Op, frame: Frame, incoming: int) -> Iterator[rules.Rule]:
             yield rules.StackArgWriteLimit(insn.off)
         case Branch():
             yield from _readable(insn.src, insn.dst)
-        case Goto() | CallHelper() | CallSubprog() | CallKfunc() | Exit() | Hole() | Undefined():
+        case (
+            Goto() | MayGoto() | CallHelper() | CallSubprog() | CallKfunc() | CallReg() | Exit() | Hole() | Undefined()
+        ):
             pass
         case _:
             assert_never(insn)
 
 
+def _atomic_rules(insn: Atomic | LoadAcquire | StoreRelease, frame: Frame) -> Iterator[rules.Rule]:
+    """Linux kernel/bpf/verifier.c, check_atomic()."""
+    base, size = frame.regs[insn.base], insn.size.bytes
+    if isinstance(insn, LoadAcquire):
+        yield rules.Readable(insn.base)
+        yield rules.AtomicMemory(insn.base, base, is_load=True)
+        yield rules.Writable(insn.dst)
+        yield from _access_rules(insn.base, base, insn.off, size, is_write=False)
+        return
+    yield from _readable(insn.src, insn.base)
+    if isinstance(insn, Atomic) and insn.op is op.CMPXCHG:
+        yield rules.Readable(0)
+    yield rules.AtomicMemory(insn.base, base, is_load=False)
+    if isinstance(insn, Atomic):
+        if insn.op.fetch and insn.op is not op.CMPXCHG:
+            yield rules.Writable(insn.src)
+        yield from _access_rules(insn.base, base, insn.off, size, is_write=False)
+    yield from _access_rules(insn.base, base, insn.off, size, is_write=True)
+
+
 def _alu_rules(insn: Alu, frame: Frame) -> Iterator[rules.Rule]:
     yield from _readable(insn.src)
-    if insn.op is not op.MOV:
+    if insn.op is not op.MOV and insn.op not in op.MOVSX:
         yield rules.Readable(insn.dst)
-    if isinstance(insn.src, Imm) and insn.op in (op.DIV, op.MOD):
+    if isinstance(insn.src, Imm) and insn.op in (op.DIV, op.MOD, op.SDIV, op.SMOD):
         yield rules.DivisorNotZero(insn.src.value)
     if isinstance(insn.src, Imm) and insn.op in (op.LSH, op.RSH, op.ARSH):
         yield rules.ShiftInRange(insn.src.value, insn.bits)
@@ -101,14 +137,21 @@ def effect(insn: Op, state: State) -> int | None:
         case Alu():
             frame.regs[insn.dst] = _alu(insn, frame.regs[insn.dst], source(frame, insn.src))
             return insn.dst
+        case Swap():
+            frame.regs[insn.dst] = _swapped(insn, frame.regs[insn.dst])
+            return insn.dst
         case LdImm64():
             frame.regs[insn.dst] = Scalar.const(insn.value)
             return insn.dst
-        case Load():
+        case Load() | LoadAcquire():
             frame.regs[insn.dst] = _load(state, frame.regs[insn.base], insn)
             return insn.dst
         case Store():
             _store(state, frame.regs[insn.base], insn, source(frame, insn.src))
+        case StoreRelease():
+            _store(state, frame.regs[insn.base], insn, frame.regs[insn.src])
+        case Atomic():
+            return _atomic(state, insn)
         case LoadArg():
             caller = state.frames[-2].slots if len(state.frames) > 1 else []
             frame.regs[insn.dst] = caller[insn.slot] if insn.slot < len(caller) else NOT_INIT
@@ -117,11 +160,33 @@ def effect(insn: Op, state: State) -> int | None:
             frame.slots += [NOT_INIT] * (insn.slot + 1 - len(frame.slots))
             frame.slots[insn.slot] = source(frame, insn.src)
             frame.no_stack_arg_load = True
-        case Goto() | Branch() | CallHelper() | CallSubprog() | CallKfunc() | Exit() | Hole() | Undefined():
+        case (
+            Goto() | MayGoto() | Branch() | CallHelper() | CallSubprog() | CallKfunc() | CallReg() | PacketLoad() | Exit()
+            | Hole() | Undefined()
+        ):  # fmt: skip
             pass
         case _:
             assert_never(insn)
     return None
+
+
+def _swapped(insn: Swap, value: RegState) -> RegState:
+    if isinstance(value, Scalar) and value.value is not None:
+        return Scalar.const(insn.op.sem(value.value & op.MASK64, insn.width // 8))
+    return UNKNOWN if insn.width == 64 else Scalar.unknown(insn.width).extended()
+
+
+def _atomic(state: State, insn: Atomic) -> int | None:
+    """The old value goes where it is fetched to; what is in memory then, nobody follows."""
+    frame = state.top
+    base = frame.regs[insn.base]
+    old = _load(state, base, insn)
+    _store(state, base, insn, UNKNOWN)
+    if not insn.op.fetch:
+        return None
+    reg = 0 if insn.op is op.CMPXCHG else insn.src
+    frame.regs[reg] = old
+    return reg
 
 
 def _alu(insn: Alu, dst: RegState, src: RegState) -> RegState:
@@ -155,8 +220,15 @@ def moved(pointer: FramePtr | CtxPtr, by: Scalar) -> FramePtr | CtxPtr:
     return FramePtr(pointer.frame, off, var) if isinstance(pointer, FramePtr) else CtxPtr(off, var)
 
 
-def _load(state: State, base: RegState, insn: Load) -> RegState:
+def _load(state: State, base: RegState, insn: Load | LoadAcquire | Atomic) -> RegState:
     """A slot that was stored whole comes back as it was; a part of a known number is a known number; else anything."""
+    value = _plain_load(state, base, insn)
+    if isinstance(insn, Load) and insn.signed and isinstance(value, Scalar):
+        return alu(next(row for row in op.MOVSX if row.off == insn.size.bytes * 8), value, value)
+    return value
+
+
+def _plain_load(state: State, base: RegState, insn: Load | LoadAcquire | Atomic) -> RegState:
     size = insn.size.bytes
     anything = Scalar.unknown(size * 8).extended()
     if not isinstance(base, FramePtr) or base.var is not None:
@@ -172,7 +244,7 @@ def _load(state: State, base: RegState, insn: Load) -> RegState:
     return anything
 
 
-def _store(state: State, base: RegState, insn: Store, value: RegState) -> None:
+def _store(state: State, base: RegState, insn: Store | StoreRelease | Atomic, value: RegState) -> None:
     if not isinstance(base, FramePtr):
         return
     stack, size = state.frames[base.frame].stack, insn.size.bytes

@@ -1,6 +1,6 @@
 """The verifier's log: level 0 the verdict, 1 the failing path, 2 every insn with what it changed."""
 
-from harness.isa.asm import insn_text
+from harness.isa.disasm import insn_text
 from harness.isa.insn import Prog
 from verifier.state import NotInit, State, reg_text
 

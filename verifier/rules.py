@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 from harness.isa import opcodes as op
-from harness.isa.insn import Insn, Undefined, is_stack_arg_load, is_stack_arg_store
+from harness.isa.insn import Insn, LdImm64, Undefined, is_stack_arg_load, is_stack_arg_store
 from verifier.scalar import Scalar, alu
 from verifier.state import MAX_CTX_OFF, STACK_BYTES, CtxPtr, Frame, FramePtr, NotInit, Pointer, RegState, type_word
 
-EINVAL, EACCES, EFAULT, E2BIG = 22, 13, 14, 7
+EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO = 22, 13, 14, 7, 9, 2, 71
 MAX_VAR_OFF: Final = 1 << 29  # Linux include/linux/bpf_verifier.h, BPF_MAX_VAR_OFF
 MAX_SLOTS: Final = op.MAX_STACK_ARGS
 
@@ -158,6 +158,42 @@ class PointerAccess:
     def message(self) -> str:
         """Linux's words."""
         return f"R{self.reg} invalid mem access '{type_word(self.state)}'"
+
+
+@dataclass(frozen=True, slots=True)
+class AtomicMemory:
+    """A context is not reached by atomic insns. Linux kernel/bpf/verifier.c, atomic_ptr_type_ok()."""
+
+    id: ClassVar[str] = "atomic-mem"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    state: RegState
+    is_load: bool
+
+    def holds(self, frame: Frame) -> bool:
+        """It is other memory, or none."""
+        return not isinstance(self.state, CtxPtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        word = "loads from" if self.is_load else "stores into"
+        return f"BPF_ATOMIC {word} R{self.reg} {type_word(self.state)} is not allowed"
+
+
+@dataclass(frozen=True, slots=True)
+class NoPacket:
+    """Packets are for programs that have one. Linux kernel/bpf/verifier.c, check_ld_abs()."""
+
+    id: ClassVar[str] = "packet-access"
+    errno: ClassVar[int] = EINVAL
+
+    def holds(self, frame: Frame) -> bool:
+        """Never: a syscall prog has none."""
+        return False
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "BPF_LD_[ABS|IND] instructions not allowed for this program type"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,7 +361,7 @@ class PointerArithmetic:
 
     def _refusal(self) -> str | None:
         dst, src = isinstance(self.dst, Pointer), isinstance(self.src, Pointer)
-        if not (dst or src) or self.row is op.MOV or self.row is op.NEG or (self.row is op.SUB and dst and src):
+        if not (dst or src) or self.row in (op.MOV, op.NEG, *op.MOVSX) or (self.row is op.SUB and dst and src):
             return None
         if dst and src:
             return f"R{self.reg} pointer {self.row.symbol} pointer prohibited"
@@ -486,10 +522,35 @@ def undefined_message(undefined: Undefined) -> tuple[str, str]:
         name = "BPF_MOV"
     elif name == "BPF_ALU" and code == op.NEG.code:
         name = "BPF_NEG"
+    elif name == "BPF_ALU" and code == op.END_CODE:
+        name = "BPF_END"
     elif cls == op.JMP_CLASS.code and code == op.CALL_CODE:
         name = "BPF_CALL"
     elif cls == op.JMP_CLASS.code and code == op.EXIT_CODE:
         name = "BPF_EXIT"
-    elif cls == op.JMP_CLASS.code and code == op.JA_CODE:
+    elif cls in (op.JMP_CLASS.code, op.JMP32_CLASS.code) and code == op.JA_CODE:
         name = "BPF_JA"
+    elif cls == op.STX.code and insn.opcode & 0xE0 == op.MODE_ATOMIC:
+        if insn.opcode & 0x18 not in (op.W.code, op.DW.code) and insn.imm in {row.code for row in op.ATOMIC}:
+            return "atomic-size", "invalid atomic operand size"
+        return "reserved-field", f"BPF_ATOMIC uses invalid atomic opcode {insn.imm & op.MASK32:02x}"
+    elif cls == op.JMP_CLASS.code and code == op.JCOND_CODE:
+        return "reserved-field", f"invalid may_goto imm {insn.imm}"
     return "reserved-field", f"{name} uses reserved fields"
+
+
+def unknown_constant(insn: LdImm64, *, has_btf: bool) -> tuple[str, int]:
+    """Linux's words and errno for a constant that stands for what no program here has. resolve_pseudo_ldimm64()."""
+    number = insn.value & op.MASK32
+    match insn.pseudo:
+        case op.MAP_FD | op.MAP_VALUE:
+            return f"fd {number} is not pointing to valid bpf_map", EBADF
+        case op.MAP_INDEX | op.MAP_INDEX_VALUE:
+            return "fd_idx without fd_array is invalid", EPROTO
+        case op.BTF_VAR:
+            return f"ldimm64 insn specifies invalid btf_id {number}.", ENOENT
+        case op.CODE_ADDR:
+            words = "pointers to functions are not supported yet" if has_btf else "missing btf func_info"
+            return words, EINVAL
+        case _:
+            return "unrecognized bpf_ld_imm64 insn", EINVAL

@@ -185,6 +185,8 @@ def alu(row: op.AluOp, a: Scalar, b: Scalar) -> Scalar:
     x, y = a.value, b.value
     if row is op.MOV:
         return b
+    if row in op.MOVSX:
+        return _sign_extended(row, b)
     if x is not None and y is not None:
         return Scalar.const(row.sem(x, y, a.bits), a.bits)
     if row is op.ADD:
@@ -198,6 +200,17 @@ def alu(row: op.AluOp, a: Scalar, b: Scalar) -> Scalar:
     if row in (op.LSH, op.RSH, op.ARSH):
         return _shift(row, a, b)
     return _range(a, *_other_range(row, a, b))
+
+
+def _sign_extended(row: op.AluOp, b: Scalar) -> Scalar:
+    """The low `row.off` bits of `b` as a signed number."""
+    if b.value is not None:
+        return Scalar.const(row.sem(0, b.value, b.bits), b.bits)
+    top = 1 << row.off - 1
+    if b.umax < top:
+        return b
+    everything = Scalar.unknown(b.bits)
+    return _sure(settle(b.bits, everything.tnum, 0, b.limit, -top, top - 1))
 
 
 def _range(a: Scalar, umin: int, umax: int) -> Scalar:

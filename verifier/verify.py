@@ -1,23 +1,29 @@
 """Walks every path of a program, applies the rules, and says accept or reject. The package's entry point."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
 from harness.isa import opcodes as op
 from harness.isa.insn import (
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
+    CallReg,
     CallSubprog,
     Exit,
     Goto,
     LdImm64,
     Load,
+    LoadAcquire,
+    MayGoto,
     Op,
     Prog,
     Reg,
     Store,
     StoreArg,
+    StoreRelease,
     Subprog,
     Undefined,
 )  # fmt: skip
@@ -83,9 +89,9 @@ class Verifier:
             log = self._log.text(refusal.message, self._processed, self.max_insns)
             stats = self._stats()
             return Rejected(refusal.rule, refusal.message, refusal.insn, refusal.errno, log, stats)
-        verified, origin = fixups.rewrite(prog)
+        verified, origin, extra = fixups.rewrite(prog, self._depth)
         log = self._log.text("", self._processed, self.max_insns)
-        return Accepted(Verified(verified, self._facts(), origin), log, self._stats())
+        return Accepted(Verified(verified, self._facts(extra), origin), log, self._stats())
 
     def _begin(self, prog: Prog) -> None:
         count = len(prog.subprogs)
@@ -104,8 +110,12 @@ class Verifier:
     def _stats(self) -> Stats:
         return Stats(self._processed, tuple((depth + 7) // 8 * 8 for depth in self._depth))
 
-    def _facts(self) -> tuple[FuncFacts, ...]:
-        rows = zip(self._depth, self._incoming, self._needed, strict=True)
+    def _facts(self, extra: Sequence[int]) -> tuple[FuncFacts, ...]:
+        """`extra`: bytes of stack that rewrites put below each function's own."""
+        depths = [
+            (depth + 7) // 8 * 8 + more if more else depth for depth, more in zip(self._depth, extra, strict=True)
+        ]
+        rows = zip(depths, self._incoming, self._needed, strict=True)
         return tuple(FuncFacts(depth, incoming, outgoing) for depth, incoming, outgoing in rows)
 
     # --- before the walk
@@ -122,6 +132,11 @@ class Verifier:
             register = rules.invalid_register(insn)
             if register is not None:
                 raise Refusal("r11-form", f"R{register} is invalid", rules.EINVAL, index)
+            if isinstance(typed, CallReg):
+                raise Refusal("opcode-known", f"unknown opcode {insn.opcode:02x}", rules.EINVAL, index)
+            if isinstance(typed, LdImm64) and typed.pseudo:
+                has_btf = any(subprog.proto for subprog in self._prog.subprogs)
+                raise Refusal("constant-known", *rules.unknown_constant(typed, has_btf=has_btf), index)
             if isinstance(typed, Undefined):
                 rule, message = rules.undefined_message(typed)
                 raise Refusal(rule, message, rules.EINVAL, index)
@@ -196,6 +211,10 @@ class Verifier:
                 return at + 1 + insn.off
             case Branch():
                 return self._branch(at, insn, state, pending)
+            case MayGoto():
+                self._log.insn(at, state, None)
+                self._put_aside(at + 1, state.copy(), pending)  # Linux follows the jump first
+                return at + 1 + insn.off
             case CallHelper() | CallKfunc() | CallSubprog():
                 return self._call(at, insn, state)
             case _:
@@ -213,7 +232,7 @@ class Verifier:
         frame = state.top
         if isinstance(insn, StoreArg):
             self._stored[frame.subprog] = max(self._stored[frame.subprog], insn.slot + 1)
-        elif isinstance(insn, Load | Store):
+        elif isinstance(insn, Load | Store | Atomic | LoadAcquire | StoreRelease):
             base = frame.regs[insn.base]
             if isinstance(base, FramePtr):
                 owner = state.frames[base.frame].subprog

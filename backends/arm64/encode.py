@@ -202,7 +202,7 @@ ldrw_rx = _w("ldr {}, [{}, {}]", 0xB860_6800, RD, BASE, INDEX)
 ldr_rx = _x("ldr {}, [{}, {}]", 0xF860_6800, RD, BASE, INDEX)
 ldrsb_rx = _x("ldrsb {}, [{}, {}]", 0x38A0_6800, RD, BASE, INDEX)
 ldrsh_rx = _x("ldrsh {}, [{}, {}]", 0x78A0_6800, RD, BASE, INDEX)
-ldrsw_rx = _x("ldrsw {}, [{}, {}]", 0xB8A0_6800, RD, BASE, INDEX)
+ldrsw_rx = _x("ldrsw {}, [{}, {}, sxtx]", 0xB8A0_E800, RD, BASE, INDEX)
 stp_push = _x("stp {}, {}, [{}, #{}]!", 0xA980_0000, RD, RA, BASE, PAIR_OFF)
 ldp_pop = _x("ldp {}, {}, [{}], #{}", 0xA8C0_0000, RD, RA, BASE, PAIR_OFF)
 

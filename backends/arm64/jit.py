@@ -8,20 +8,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
+from backends.arm64 import atomics, lower
 from backends.arm64 import encode as a64
-from backends.arm64 import lower
 from backends.arm64.code import Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
 from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
 from backends.image import Addresses, CompileError, Image
 from harness.isa import opcodes as op
-from harness.isa.asm import insn_text
 from harness.isa.calls import HELPERS
+from harness.isa.disasm import insn_text
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
+    CallReg,
     CallSubprog,
     Exit,
     Goto,
@@ -30,12 +32,17 @@ from harness.isa.insn import (
     Insn,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
     Op,
+    PacketLoad,
     Prog,
     Reg,
     Store,
     StoreArg,
+    StoreRelease,
+    Swap,
     Undefined,
 )  # fmt: skip
 from harness.isa.verified import FuncFacts, Verified
@@ -44,15 +51,17 @@ from harness.isa.verified import FuncFacts, Verified
 REGMAP: Final = {0: 8, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 19, 7: 20, 8: 21, 9: 22, 10: 25, 12: 9}
 CALLEE_SAVED: Final = (6, 7, 8, 9, op.FP)  # BPF registers, in the order of their pushes
 ARG_REGS: Final = (5, 6, 7)  # stack-argument slots 0-2, BPF arguments 6-8
+AX, THIRD = 12, 12  # the BPF register of rewrites, and the native one that is a third scratch register
 RESULT, KEPT_LINK, TCC, RECORD, LINK = 0, 9, 26, 29, 30
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a kernel's configuration decides: BTI landing pads, signed return addresses."""
+    """What a kernel's configuration and CPU decide: BTI landing pads, signed return addresses, atomics in one insn."""
 
     bti: bool = True
     pac: bool = True
+    lse: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,10 +270,15 @@ class Arm64Jit:
         match insn:
             case Alu():
                 return self.alu(insn)
+            case Swap():
+                return [*self.swap(insn)]
             case LdImm64(dst, 0, value):
                 return lower.mov_imm64(self.reg(dst), value)
             case Load():
-                return lower.load(insn.size, self.reg(insn.dst), self.place(insn, site), self.scratch().first)
+                place, scratch = self.place(insn, site), self.scratch().first
+                return lower.load(insn.size, self.reg(insn.dst), place, scratch, signed=insn.signed)
+            case Atomic() | LoadAcquire() | StoreRelease():
+                return self.atomic(insn)
             case Store():
                 return self.store(insn, site)
             case LoadArg():
@@ -281,7 +295,7 @@ class Arm64Jit:
                 return self.exit(site)
             case Hole():
                 return []
-            case LdImm64() | Undefined():
+            case LdImm64() | MayGoto() | PacketLoad() | CallReg() | Undefined():
                 raise CompileError(f"{site.prog.where(site.index)}: {insn_text(site.prog, site.index)}: not supported")
             case _:
                 assert_never(insn)
@@ -292,6 +306,35 @@ class Arm64Jit:
         if isinstance(insn.src, Reg):
             return lower.alu_reg(insn.op, insn.bits, dst, self.reg(insn.src.n), scratch)
         return lower.alu_imm(insn.op, insn.bits, dst, insn.src.value, scratch)
+
+    def swap(self, insn: Swap) -> list[int]:
+        """A byte swap."""
+        return lower.swap(insn.op, insn.width, self.reg(insn.dst))
+
+    def atomic(self, insn: Atomic | LoadAcquire | StoreRelease) -> Words:
+        """An access whose address is in a register, as these insns take it."""
+        scratch, place = self.scratch(), self.reg(insn.base)
+        words: list[int] = []
+        if insn.off:
+            words = self.address(scratch.first, place, insn.off)
+            place = scratch.first
+        match insn:
+            case LoadAcquire():
+                return [*words, *atomics.load_acquire(insn.size, self.reg(insn.dst), place)]
+            case StoreRelease():
+                return [*words, *atomics.store_release(insn.size, self.reg(insn.src), place)]
+            case Atomic():
+                form = atomics.lse if self.options.lse else atomics.exclusive
+                regs = atomics.Regs(scratch.second, THIRD, self.reg(AX))
+                return [*words, *form(insn.op, 8 * insn.size.bytes, self.reg(insn.src), place, self.reg(0), regs)]
+
+    def address(self, rd: int, base: int, off: int) -> list[int]:
+        """`rd = base + off`. Linux arch/arm64/net/bpf_jit_comp.c, emit_a64_add_i()."""
+        if lower.is_imm12(off):
+            return [lower.add_imm(64, rd, base, off)]
+        if lower.is_imm12(-off):
+            return [lower.sub_imm(64, rd, base, -off)]
+        return [*lower.mov_imm32(64, rd, off), a64.add_rrr[64](rd, rd, base)]
 
     def branch(self, insn: Branch, site: Site) -> Words:
         """A comparison and a conditional jump."""

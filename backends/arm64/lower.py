@@ -94,6 +94,18 @@ def _mod(bits: int, d: int, s: int, t: Scratch) -> Words:
     return [a64.udiv_rrr[bits](t.first, d, s), a64.msub_rrrr[bits](d, t.first, s, d)]
 
 
+def _smod(bits: int, d: int, s: int, t: Scratch) -> Words:
+    return [a64.sdiv_rrr[bits](t.first, d, s), a64.msub_rrrr[bits](d, t.first, s, d)]
+
+
+def _extend(from_bits: int) -> _AluReg:
+    return lambda bits, d, s, t: [a64.sbfm_rrii[bits](d, s, 0, from_bits - 1)]
+
+
+def _no_constant(*_: object) -> Words:
+    raise EncodeError("a move that extends the sign takes a register")
+
+
 def _neg(bits: int, d: int, _s: int, _t: Scratch) -> Words:
     return [a64.sub_rrr[bits](d, ZR, d)]
 
@@ -133,6 +145,7 @@ class _AluRow(NamedTuple):
 
 
 _ADD, _SUB, _AND = _three(a64.add_rrr), _three(a64.sub_rrr), _three(a64.and_rrr)
+_SDIV = _three(a64.sdiv_rrr)
 _OR, _XOR, _DIV = _three(a64.orr_rrr), _three(a64.eor_rrr), _three(a64.udiv_rrr)
 
 # udiv by 0 gives 0, and msub then the dividend: what BPF asks for. Shifts by register use the low bits of the count.
@@ -154,6 +167,13 @@ _ALU: Final[Mapping[str, _AluRow]] = {
         lambda bits, d, s, t: [a64.mov_rr[bits](d, s)], lambda bits, d, imm, t: mov_imm32(bits, d, imm)
     ),
     op.ARSH.name: _AluRow(_three(a64.asrv_rrr), _right(a64.sbfm_rrii)),
+    op.SDIV.name: _AluRow(_SDIV, _in_scratch(_SDIV)),
+    op.SMOD.name: _AluRow(
+        _smod, lambda bits, d, imm, t: [*mov_imm32(bits, t.second, imm), *_smod(bits, d, t.second, t)]
+    ),
+    op.MOVSX8.name: _AluRow(_extend(8), _no_constant),
+    op.MOVSX16.name: _AluRow(_extend(16), _no_constant),
+    op.MOVSX32.name: _AluRow(_extend(32), _no_constant),
 }
 
 
@@ -213,6 +233,11 @@ _LOADS: Final[Mapping[int, _Access]] = {
     4: _Access(a64.ldrw_rm, a64.ldrw_rx),
     8: _Access(a64.ldr_rm, a64.ldr_rx),
 }
+_SIGNED_LOADS: Final[Mapping[int, _Access]] = {
+    1: _Access(a64.ldrsb_rm, a64.ldrsb_rx),
+    2: _Access(a64.ldrsh_rm, a64.ldrsh_rx),
+    4: _Access(a64.ldrsw_rm, a64.ldrsw_rx),
+}
 _STORES: Final[Mapping[int, _Access]] = {
     1: _Access(a64.strb_rm, a64.strb_rx),
     2: _Access(a64.strh_rm, a64.strh_rx),
@@ -237,9 +262,18 @@ def _access(access: _Access, rt: int, place: Place, offset_reg: int) -> Words:
         return [*mov_imm32(64, offset_reg, place.off), access.by_reg(rt, place.base, offset_reg)]
 
 
-def load(size: op.Size, d: int, place: Place, offset_reg: int) -> Words:
-    """Loads and extends with zeros; `offset_reg` may be destroyed."""
-    return _access(_LOADS[size.bytes], d, place, offset_reg)
+def load(size: op.Size, d: int, place: Place, offset_reg: int, *, signed: bool = False) -> Words:
+    """Loads and extends with zeros or the sign; `offset_reg` may be destroyed."""
+    return _access((_SIGNED_LOADS if signed else _LOADS)[size.bytes], d, place, offset_reg)
+
+
+def swap(row: op.EndOp, width: int, d: int) -> Words:
+    """A byte swap, or the cut that is left of one on a little-endian machine."""
+    bits = 64 if row is op.BSWAP else 32
+    cut = [a64.ubfm_rrii[bits](d, d, 0, width - 1)] if width < 64 else []
+    if row is op.TO_LE:
+        return cut
+    return [a64.rev16_rr[bits](d, d), *cut] if width == 16 else [a64.rev_rr[width](d, d)]
 
 
 def store(size: op.Size, s: int, place: Place, offset_reg: int) -> Words:

@@ -12,9 +12,9 @@ from backends.linux.differs import Differences
 from backends.linux.image import ImageError, called, image_of
 from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
-from backends.native import Bench, addresses_of
+from backends.native import KERNEL_ONLY, Bench, addresses_of
 from harness.isa.calls import HELPERS
-from harness.isa.insn import Insn, Prog, Subprog
+from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
 
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
 MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
@@ -235,4 +235,7 @@ def helper_addresses(kernel: Kernel) -> dict[int, str]:
         answer = ask(kernel, _tiny(Insn(CALL, 0, 0, 0, number), Insn(0xB7), Insn(EXIT)))
         for func in answer.funcs:
             found |= dict.fromkeys(called(kernel.arch, NativeFunc(func.address, func.code)), helper.name)
+    answer = ask(kernel, _tiny(Insn(MAY_GOTO, off=1), Insn(0xB7, 1), Insn(0xB7), Insn(EXIT)))
+    for func in answer.funcs:
+        found |= dict.fromkeys(called(kernel.arch, func), KERNEL_ONLY[0])
     return found

@@ -78,10 +78,12 @@ class InRm:
     bits: int | None = None
 
     def put(self, value: Value, parts: _Parts) -> None:
-        """Its 4 bits, and mod 3."""
+        """Its 4 bits, and mod 3. A byte register 4-7 means ah-bh unless there is a REX prefix."""
         n = _gpr(value)
         parts.or_modrm(0xC0 | n & 7)
         parts.rex |= n >> 3
+        if self.bits == 8 and n > 3:
+            parts.rex |= 0x40
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ UQ: Final = Const(8, 0, (1 << 64) - 1)
 COUNT: Final = Const(1, 0, 63)
 REL8, REL32 = IB, ID  # from the next insn
 REG, REG8, REG16, REG32, REG64 = InReg(), InReg(8), InReg(16), InReg(32), InReg(64)
-RM, RM64 = InRm(), InRm(64)
+RM, RM8, RM16, RM32, RM64 = InRm(), InRm(8), InRm(16), InRm(32), InRm(64)
 M8, M16, M32, M64 = InMem(8), InMem(16), InMem(32), InMem(64)
 PLUS32, PLUS64 = InOpcode(32), InOpcode(64)
 VVVV, CC = InVex(), InCond()
@@ -251,6 +253,9 @@ imul_rri = Insn("imul", "69", (REG, RM, ID), BOTH)
 
 neg_r = Insn("neg", "F7", (RM,), BOTH, digit=3)
 div_r = Insn("div", "F7", (RM,), BOTH, digit=6)
+idiv_r = Insn("idiv", "F7", (RM,), BOTH, digit=7)
+cdq = Insn("cdq", "99")
+cqo = Insn("cqo", "99", (), W64)
 shl_r1 = Insn("shl", "D1", (RM,), BOTH, digit=4)
 shr_r1 = Insn("shr", "D1", (RM,), BOTH, digit=5)
 sar_r1 = Insn("sar", "D1", (RM,), BOTH, digit=7)
@@ -274,6 +279,25 @@ movzx_rm8 = Insn("movzx", "0FB6", (REG64, M8), W64)
 movzx_rm16 = Insn("movzx", "0FB7", (REG64, M16), W64)
 mov_rm32 = Insn("mov", "8B", (REG32, M32))
 mov_rm64 = Insn("mov", "8B", (REG64, M64), W64)
+movsx_rr8 = Insn("movsx", "0FBE", (REG, RM8), BOTH)
+movsx_rr16 = Insn("movsx", "0FBF", (REG, RM16), BOTH)
+movsxd_rr32 = Insn("movsxd", "63", (REG64, RM32), W64)
+movsx_rm8 = Insn("movsx", "0FBE", (REG64, M8), W64)
+movsx_rm16 = Insn("movsx", "0FBF", (REG64, M16), W64)
+movsxd_rm32 = Insn("movsxd", "63", (REG64, M32), W64)
+movzx_rr16 = Insn("movzx", "0FB7", (REG32, RM16))
+ror_ri16 = Insn("ror", "C1", (RM16, COUNT), digit=1, prefix="66")
+bswap_r = Insn("bswap", "0FC8", (InOpcode(),), BOTH)
+
+# With a LOCK prefix; `xchg` of memory locks by itself.
+lock_add_mr = Insn("lock add", "01", (InMem(), REG), BOTH, prefix="F0")
+lock_or_mr = Insn("lock or", "09", (InMem(), REG), BOTH, prefix="F0")
+lock_and_mr = Insn("lock and", "21", (InMem(), REG), BOTH, prefix="F0")
+lock_xor_mr = Insn("lock xor", "31", (InMem(), REG), BOTH, prefix="F0")
+lock_xadd_mr = Insn("lock xadd", "0FC1", (InMem(), REG), BOTH, prefix="F0")
+lock_cmpxchg_mr = Insn("lock cmpxchg", "0FB1", (InMem(), REG), BOTH, prefix="F0")
+xchg_mr = Insn("xchg", "87", (InMem(), REG), BOTH)
+
 mov_m8r = Insn("mov", "88", (M8, REG8))
 mov_m16r = Insn("mov", "89", (M16, REG16), prefix="66")
 mov_m32r = Insn("mov", "89", (M32, REG32))

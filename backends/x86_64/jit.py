@@ -10,13 +10,15 @@ from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
 from backends.x86_64.relax import CALL_BYTES, Call, Jump, Piece, relax
-from harness.isa.asm import insn_text
 from harness.isa.calls import HELPERS
+from harness.isa.disasm import insn_text
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
+    CallReg,
     CallSubprog,
     Exit,
     Goto,
@@ -25,15 +27,20 @@ from harness.isa.insn import (
     Insn,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
     Op,
+    PacketLoad,
     Prog,
     Reg,
     Store,
     StoreArg,
+    StoreRelease,
+    Swap,
     Undefined,
 )  # fmt: skip
-from harness.isa.opcodes import DIV, MASK64, MOD
+from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
 from harness.isa.verified import FuncFacts, Verified
 
 
@@ -181,12 +188,20 @@ class X8664Jit:
         match insn:
             case Alu():
                 return self.alu(insn)
+            case Swap():
+                return self.swap(insn)
             case LdImm64():
                 return self.ld_imm64(insn)
             case Load():
                 return lower.load(insn)
+            case LoadAcquire():  # every load of x86-64 is one. Intel SDM, volume 3, "Memory Ordering"
+                return lower.load(Load(insn.dst, insn.base, insn.off, insn.size))
             case Store():
                 return self.store(insn)
+            case StoreRelease():
+                return self.store(Store(insn.base, insn.off, insn.size, Reg(insn.src)))
+            case Atomic():
+                return self.atomic(insn)
             case LoadArg():
                 return self.load_arg(insn)
             case StoreArg():
@@ -199,14 +214,16 @@ class X8664Jit:
                 return self.exit(func, at)
             case Hole():
                 return b""
-            case Undefined():
+            case MayGoto():
+                raise CompileError("may_goto has to be rewritten before")
+            case PacketLoad() | CallReg() | Undefined():
                 raise CompileError("not an operation that this JIT knows")
             case _:
                 assert_never(insn)
 
     def alu(self, insn: Alu) -> bytes:
         """Arithmetic; the operations that need more than one insn have methods of their own."""
-        if insn.op in (DIV, MOD):
+        if insn.op in (DIV, MOD, SDIV, SMOD):
             return self.div_mod(insn)
         if insn.op in lower.SHIFTS and isinstance(insn.src, Reg):
             return self.alu_shift_reg(insn, insn.src)
@@ -230,6 +247,14 @@ class X8664Jit:
     def store(self, insn: Store) -> bytes:
         """A store to memory."""
         return lower.store(insn)
+
+    def swap(self, insn: Swap) -> bytes:
+        """A byte swap."""
+        return lower.swap(insn)
+
+    def atomic(self, insn: Atomic) -> bytes:
+        """A read-modify-write of memory."""
+        return lower.atomic(insn)
 
     def load_arg(self, insn: LoadArg) -> bytes:
         """An incoming argument, 6 to 12, into a register."""

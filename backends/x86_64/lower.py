@@ -6,7 +6,7 @@ from backends.image import CompileError
 from backends.x86_64 import encode as x86
 from backends.x86_64.encode import Cond, Gpr, Mem
 from harness.isa import opcodes as op
-from harness.isa.insn import Alu, Branch, Imm, Load, Reg, Src, Store
+from harness.isa.insn import Alu, Atomic, Branch, Imm, Load, Reg, Src, Store, Swap
 
 # Linux arch/x86/net/bpf_jit_comp.c, reg2hex[]. R11 has none: it is a name for stack arguments. R12 is the verifier's own.
 REGMAP: Final = {
@@ -76,6 +76,7 @@ CONDITIONS: Final = {
 }
 
 LOADS: Final = {op.B: x86.movzx_rm8, op.H: x86.movzx_rm16, op.W: x86.mov_rm32, op.DW: x86.mov_rm64}
+SIGNED_LOADS: Final = {op.B: x86.movsx_rm8, op.H: x86.movsx_rm16, op.W: x86.movsxd_rm32}
 REG_STORES: Final = {op.B: x86.mov_m8r, op.H: x86.mov_m16r, op.W: x86.mov_m32r, op.DW: x86.mov_m64r}
 IMM_STORES: Final = {op.B: x86.mov_m8i, op.H: x86.mov_m16i, op.W: x86.mov_m32i, op.DW: x86.mov_m64i}
 
@@ -122,6 +123,10 @@ def alu(insn: Alu) -> bytes:
 def _alu_reg(row: op.AluOp, bits: int, dst: Gpr, src: Gpr) -> bytes:
     if row is op.MOV:
         return mov(dst, src, bits)
+    if row is op.MOVSX32:
+        return x86.movsxd_rr32(dst, src)
+    if row in op.MOVSX:
+        return (x86.movsx_rr8 if row is op.MOVSX8 else x86.movsx_rr16)(dst, src, bits=bits)
     if row is op.MUL:
         return x86.imul_rr(dst, src, bits=bits)
     return ARITH[row].rr(dst, src, bits=bits)
@@ -154,13 +159,16 @@ def shift_reg(row: op.AluOp, bits: int, dst: Gpr, src: Gpr, bmi2: bool) -> bytes
 
 
 def div_mod(row: op.AluOp, bits: int, dst: Gpr, src: Src) -> bytes:
-    """`dst /= src` or `dst %= src`, unsigned: rdx:rax by the divisor. The divisor is not 0: the verifier saw to it."""
+    """`dst /= src` or `dst %= src`: rdx:rax by the divisor. It is neither 0 nor, signed, -1: the verifier saw to it."""
     kept = tuple(reg for reg in (Gpr.RAX, Gpr.RDX) if reg is not dst)
-    quotient_or_rest = Gpr.RDX if row is op.MOD else Gpr.RAX
+    quotient_or_rest = Gpr.RDX if row in (op.MOD, op.SMOD) else Gpr.RAX
     set_up, divisor = _divisor(src)
     code = b"".join(x86.push_r(reg) for reg in kept) + set_up
     code += _mov_unless_same(Gpr.RAX, dst, bits)
-    code += x86.xor_rr(Gpr.RDX, Gpr.RDX, bits=32) + x86.div_r(divisor, bits=bits)
+    if row in (op.SDIV, op.SMOD):
+        code += (x86.cqo() if bits == 64 else x86.cdq()) + x86.idiv_r(divisor, bits=bits)
+    else:
+        code += x86.xor_rr(Gpr.RDX, Gpr.RDX, bits=32) + x86.div_r(divisor, bits=bits)
     code += _mov_unless_same(dst, quotient_or_rest, bits)
     return code + b"".join(x86.pop_r(reg) for reg in reversed(kept))
 
@@ -181,8 +189,8 @@ def _mov_unless_same(dst: Gpr, src: Gpr, bits: int) -> bytes:
 
 
 def load(insn: Load) -> bytes:
-    """`dst = *(size *)(base + off)`, zero-extended."""
-    return LOADS[insn.size](native(insn.dst), Mem(native(insn.base), insn.off))
+    """`dst = *(size *)(base + off)`, its sign or zeros above."""
+    return (SIGNED_LOADS if insn.signed else LOADS)[insn.size](native(insn.dst), Mem(native(insn.base), insn.off))
 
 
 def store(insn: Store) -> bytes:
@@ -194,6 +202,42 @@ def store(insn: Store) -> bytes:
         case Imm(value):
             narrow = insn.size in (op.B, op.H)
             return IMM_STORES[insn.size](place, value & (1 << 8 * insn.size.bytes) - 1 if narrow else value)
+
+
+def swap(insn: Swap) -> bytes:
+    """A byte swap, or the cut that is left of one on a little-endian machine."""
+    dst, width = native(insn.dst), insn.width
+    if insn.op is op.TO_LE:
+        return {16: x86.movzx_rr16(dst, dst), 32: x86.mov_rr(dst, dst, bits=32), 64: b""}[width]
+    if width == 16:
+        return x86.ror_ri16(dst, 8) + x86.movzx_rr16(dst, dst)
+    return x86.bswap_r(dst, bits=width)
+
+
+ATOMICS: Final = {
+    op.ATOMIC_ADD: x86.lock_add_mr,
+    op.ATOMIC_OR: x86.lock_or_mr,
+    op.ATOMIC_AND: x86.lock_and_mr,
+    op.ATOMIC_XOR: x86.lock_xor_mr,
+    op.FETCH_ADD: x86.lock_xadd_mr,
+    op.XCHG: x86.xchg_mr,
+    op.CMPXCHG: x86.lock_cmpxchg_mr,  # with rax, which is R0
+}
+LOOPS: Final = {op.FETCH_OR: x86.or_rr, op.FETCH_AND: x86.and_rr, op.FETCH_XOR: x86.xor_rr}
+AX: Final = Gpr.R10
+
+
+def atomic(insn: Atomic) -> bytes:
+    """One insn where there is one; else it is tried until nobody came between."""
+    bits = 8 * insn.size.bytes
+    if insn.op not in LOOPS:
+        return ATOMICS[insn.op](Mem(native(insn.base), insn.off), native(insn.src), bits=bits)
+    src, base = (AX if reg is Gpr.RAX else reg for reg in (native(insn.src), native(insn.base)))
+    place = Mem(base, insn.off)
+    again = LOADS[insn.size](Gpr.RAX, place) + x86.mov_rr(SCRATCH, Gpr.RAX, bits=bits)
+    again += LOOPS[insn.op](SCRATCH, src, bits=bits) + x86.lock_cmpxchg_mr(place, SCRATCH, bits=bits)
+    code = x86.mov_rr(AX, Gpr.RAX, bits=64) + again + x86.jcc_short(Cond.NE, -len(again) - 2)
+    return code + x86.mov_rr(src, Gpr.RAX, bits=bits) + x86.mov_rr(Gpr.RAX, AX, bits=64)
 
 
 def compare(insn: Branch) -> bytes:

@@ -1,47 +1,41 @@
-"""The kernel's assembly, as LLVM accepts it: text to a Prog, and insns back to text."""
+"""The kernel's assembly, as LLVM accepts it: text to a Prog."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Final
 
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS_BY_NAME
+from harness.isa.forms import (
+    EXCHANGE,
+    FETCH,
+    SWAP,
+    address,
+    atomic,
+    encode_alu,
+    fetch,
+    load,
+    move_signed,
+    store_release,
+    swap,
+    symbol,
+)
 from harness.isa.insn import (
+    CALLX,
     LD_IMM64,
-    Alu,
-    Branch,
-    CallHelper,
-    CallKfunc,
-    CallSubprog,
-    Exit,
-    Goto,
-    Hole,
+    MAY_GOTO,
     Imm,
     Insn,
-    LdImm64,
-    Load,
-    LoadArg,
-    Op,
     Prog,
     Reg,
     Src,
-    Store,
-    StoreArg,
     Subprog,
-    Undefined,
 )  # fmt: skip
 from harness.isa.proto import Proto
+from harness.isa.tokens import COMMENT, REG, AsmError, Fail, Line
 
 MAX_INSNS: Final = 1_000_000  # of a whole program. Linux include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
-
-
-class AsmError(ValueError):
-    """Text that is not an insn. `line` and `column` are 0-based, within the text of `subprog`."""
-
-    def __init__(self, subprog: str, line: int, column: int, message: str) -> None:
-        super().__init__(f"{subprog}, line {line + 1}, column {column + 1}: {message}")
-        self.subprog, self.line, self.column, self.message = subprog, line, column, message
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,97 +63,14 @@ class Assembled:
     places: tuple[Place, ...]
 
 
-_TOKEN: Final = re.compile(
-    r"""\s*(?:
-      (?P<num>-?0[xX][0-9a-fA-F]+\b|-?[0-9]+\b)
-    | (?P<word>\.?[A-Za-z_][\w.$@]*)
-    | (?P<sym>s>>=|<<=|>>=|s>=|s<=|[-+*/|&^%]=|[<>=!]=|[-+*/|&^%<>=():,])
-    | (?P<bad>\S)
-    )""",
-    re.VERBOSE,
-)
-_COMMENT: Final = re.compile(r"#|//|;")
-_REG: Final = re.compile(r"([rw])([0-9]|1[0-5])\Z")
-_SIGNED_SYM: Final = {">": "s>", ">=": "s>=", "<": "s<", "<=": "s<=", ">>=": "s>>="}
-_ALU_BY_SYMBOL: Final = {row.symbol: row for row in op.ALU if row is not op.NEG}
+_ALU_BY_SYMBOL: Final = {row.symbol: row for row in op.ALU if row is not op.NEG and row not in op.MOVSX}
 _JMP_BY_SYMBOL: Final = {row.symbol: row for row in op.JMP}
-_SIZE_BY_NAME: Final = {row.name: row for row in op.SIZES}
-
-
-class _Line:
-    """The tokens of one statement: (kind, text, column)."""
-
-    def __init__(self, text: str, fail: "_Fail") -> None:
-        self.end = len(text.rstrip())
-        # Up to there, because spaces that no token follows are searched again from each of them.
-        found = _TOKEN.finditer(text, 0, self.end)
-        self.tokens = [(m.lastgroup or "", m.group(m.lastgroup or 0), m.start(m.lastgroup or 0)) for m in found]
-        self.at = 0
-        self.fail = fail
-
-    def peek(self, ahead: int = 0) -> str:
-        return self.tokens[self.at + ahead][1] if self.at + ahead < len(self.tokens) else ""
-
-    def kind(self) -> str:
-        return self.tokens[self.at][0] if self.at < len(self.tokens) else ""
-
-    def column(self) -> int:
-        return self.tokens[self.at][2] if self.at < len(self.tokens) else self.end
-
-    def take(self) -> str:
-        token = self.peek()
-        self.at += 1
-        return token
-
-    def found(self) -> str:
-        return repr(self.peek()) if self.peek() else "the end of the line"
-
-    def expected(self, what: str) -> AsmError:
-        return self.fail(self.column(), f"expected {what}, found {self.found()}")
-
-    def want(self, what: str) -> None:
-        if self.peek() != what:
-            raise self.expected(repr(what))
-        self.take()
-
-    def reg(self) -> tuple[int, int]:
-        """A register as (number, bits)."""
-        match = _REG.match(self.peek())
-        if not match:
-            raise self.expected("a register (r0-r11, w0-w10)")
-        self.take()
-        return int(match.group(2)), 64 if match.group(1) == "r" else 32
-
-    def number(self, low: int, high: int, what: str, signs: tuple[str, ...] = ("+", "-")) -> int:
-        """A constant in [low, high]; one sign as a token of its own belongs to it."""
-        column, sign = self.column(), ""
-        if self.peek() in signs:
-            sign = self.take()
-        if self.kind() != "num" or (sign and self.peek().startswith("-")):
-            raise self.expected(what)
-        try:
-            value = int(self.take(), 0) * (-1 if sign == "-" else 1)
-        except ValueError:  # it begins with 0, which is octal elsewhere, or has thousands of digits
-            raise self.fail(column, f"{what} is a decimal without a leading 0, or 0x...") from None
-        if not low <= value <= high:
-            raise self.fail(column, f"{what} {value:#x} does not fit: {low:#x} to {high:#x}")
-        return value
-
-    def done(self) -> None:
-        if self.peek():
-            raise self.expected("the end of the line")
-
-
-@dataclass(frozen=True, slots=True)
-class _Fail:
-    """Makes an AsmError at one line of one subprog."""
-
-    subprog: str
-    line: int
-    shift: int = 0  # columns before the statement
-
-    def __call__(self, column: int, message: str) -> AsmError:
-        return AsmError(self.subprog, self.line, column + self.shift, message)
+_PSEUDO: Final = {
+    "map_by_fd": (op.MAP_FD, op.MAP_VALUE),
+    "map_by_idx": (op.MAP_INDEX, op.MAP_INDEX_VALUE),
+    "var_addr": (op.BTF_VAR, None),
+    "code_addr": (op.CODE_ADDR, None),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,17 +82,17 @@ class _Target:
     is_call: bool
     subprog: int
     column: int
-    fail: _Fail
+    fail: Fail
 
 
-def _imm32(line: _Line, bits: int) -> int:
+def _imm32(line: Line, bits: int) -> int:
     """A 32-bit immediate. A 64-bit operation extends its sign, so only -2^31 to 2^31-1 mean what they say there."""
     value = line.number(-(1 << 31), (1 << 31) - 1 if bits == 64 else op.MASK32, "a 32-bit constant", ("-",))
     return op.signed(value, 32)
 
 
-def _src(line: _Line, bits: int) -> Src:
-    if _REG.match(line.peek()):
+def _src(line: Line, bits: int) -> Src:
+    if REG.match(line.peek()):
         column = line.column()
         n, src_bits = line.reg()
         if src_bits != bits:
@@ -190,43 +101,9 @@ def _src(line: _Line, bits: int) -> Src:
     return Imm(_imm32(line, bits))
 
 
-def _symbol(line: _Line, known: Mapping[str, object]) -> str:
-    """An operator; `s` may be a token of its own before it."""
-    symbol = line.peek()
-    if symbol == "s" and line.peek(1) in _SIGNED_SYM:
-        line.take()
-        symbol = _SIGNED_SYM[line.peek()]
-    if symbol not in known:
-        raise line.expected("one of " + " ".join(known))
-    line.take()
-    return symbol
-
-
-def _encode_alu(row: op.AluOp, bits: int, dst: int, src: Src) -> Insn:
-    cls = op.ALU64_CLASS if bits == 64 else op.ALU32_CLASS
-    code = row.code << 4 | cls.code
-    return Insn(code | op.SRC_REG, dst, src.n) if isinstance(src, Reg) else Insn(code, dst, imm=src.value)
-
-
 def _ld_imm64(dst: int, pseudo: int, value: int) -> list[Insn]:
     value &= op.MASK64
     return [Insn(LD_IMM64, dst, pseudo, 0, op.signed(value, 32)), Insn(0, imm=op.signed(value >> 32, 32))]
-
-
-def _address(line: _Line) -> tuple[op.Size, int, int]:
-    """`*(u64 *)(r10 - 8)` as (size, base, off)."""
-    line.want("*")
-    line.want("(")
-    if line.peek() not in _SIZE_BY_NAME:
-        raise line.expected("one of " + " ".join(_SIZE_BY_NAME))
-    size = _SIZE_BY_NAME[line.take()]
-    line.want("*")
-    line.want(")")
-    line.want("(")
-    base, _ = line.reg()
-    off = line.number(-(1 << 15), (1 << 15) - 1, "an offset") if line.peek() != ")" else 0
-    line.want(")")
-    return size, base, off
 
 
 class _Assembler:
@@ -260,32 +137,44 @@ class _Assembler:
 
     def _subprog(self, index: int, source: Source) -> None:
         for number, text in enumerate(source.text.splitlines()):
-            comment = _COMMENT.search(text)
+            comment = COMMENT.search(text)
             code = text[: comment.start()] if comment else text
-            fail = _Fail(source.name, number)
+            fail = Fail(source.name, number)
             while match := re.match(r"\s*([A-Za-z_.][\w.$]*)\s*:", code):
                 if match.group(1) in self.labels[index]:
                     raise fail(match.start(1), f"label {match.group(1)!r} is already defined")
                 self.labels[index][match.group(1)] = len(self.insns)
-                fail = _Fail(source.name, number, fail.shift + match.end())
+                fail = Fail(source.name, number, fail.shift + match.end())
                 code = code[match.end() :]
             if code.strip():
-                self._statement(index, _Line(code, fail))
+                self._statement(index, Line(code, fail))
 
-    def _emit(self, line: _Line, *insns: Insn) -> None:
+    def _emit(self, line: Line, *insns: Insn) -> None:
         column = (line.tokens[0][2] if line.tokens else 0) + line.fail.shift
         self.insns += insns
         self.places += [Place(line.fail.line, column)] * len(insns)
 
-    def _statement(self, subprog: int, line: _Line) -> None:
+    def _statement(self, subprog: int, line: Line) -> None:
         match line.peek():
             case "exit":
                 line.take()
                 self._emit(line, Insn(op.JMP_CLASS.code | op.EXIT_CODE << 4))
-            case "goto":
+            case "goto" | "may_goto":
+                opcode = MAY_GOTO if line.take() == "may_goto" else op.JMP_CLASS.code | op.JA_CODE << 4
+                self._emit(line, Insn(opcode, off=self._jump_target(subprog, line)))
+            case "gotol":
                 line.take()
-                off = self._jump_target(subprog, line)
-                self._emit(line, Insn(op.JMP_CLASS.code | op.JA_CODE << 4, off=off))
+                distance = self._jump_target(subprog, line, far=True)
+                self._emit(line, Insn(op.JMP32_CLASS.code | op.JA_CODE << 4, imm=distance))
+            case "callx":
+                line.take()
+                self._emit(line, Insn(CALLX, line.reg()[0]))
+            case "lock":
+                line.take()
+                self._emit(line, atomic(line))
+            case "store_release":
+                line.take()
+                self._emit(line, store_release(line))
             case "call":
                 line.take()
                 self._call(subprog, line)
@@ -302,41 +191,73 @@ class _Assembler:
                     Insn(raw & 255, raw >> 8 & 15, raw >> 12 & 15, op.signed(raw >> 16, 16), op.signed(raw >> 32, 32)),
                 )
             case _:
-                if not _REG.match(line.peek()):
+                if not REG.match(line.peek()):
                     raise line.expected("an insn: exit, goto, call, if, a store, or an operation on a register")
                 self._register(line)
         line.done()
 
-    def _register(self, line: _Line) -> None:
+    def _register(self, line: Line) -> None:
         """Everything that starts with a register: arithmetic, negation, loads, constants."""
         dst, bits = line.reg()
         column = line.column()
-        row = _ALU_BY_SYMBOL[_symbol(line, _ALU_BY_SYMBOL)]
+        row = _ALU_BY_SYMBOL[symbol(line, _ALU_BY_SYMBOL)]
         if row is not op.MOV:
-            self._emit(line, _encode_alu(row, bits, dst, _src(line, bits)))
+            self._emit(line, encode_alu(row, bits, dst, _src(line, bits)))
             return
         if line.peek() == "*":
-            size, base, off = _address(line)
             if bits == 32:
                 raise line.fail(column, "a load needs a 64-bit register")
-            self._emit(line, Insn(op.LDX.code | size.code | op.MODE_MEM, dst, base, off))
-        elif line.peek() == "-" and _REG.match(line.peek(1)):
+            self._emit(line, load(line, dst))
+        elif line.peek() == "(":
+            self._emit(line, move_signed(line, dst, bits))
+        elif SWAP.match(line.peek()):
+            self._emit(line, swap(line, dst, bits))
+        elif FETCH.match(line.peek()) or EXCHANGE.match(line.peek()) or line.peek() == "load_acquire":
+            self._emit(line, fetch(line, dst, bits))
+        elif line.peek() in _PSEUDO or line.peek() == "map_val":
+            self._pseudo(line, dst)
+        elif line.peek() == "-" and REG.match(line.peek(1)):
             line.take()
             column = line.column()
             if line.reg() != (dst, bits):
                 raise line.fail(column, "a negation names one register twice")
-            self._emit(line, _encode_alu(op.NEG, bits, dst, Imm(0)))
+            self._emit(line, encode_alu(op.NEG, bits, dst, Imm(0)))
         elif line.kind() == "num" and line.peek(1) == "ll":
             value = line.number(-(1 << 63), op.MASK64, "a 64-bit constant")
             line.take()
             self._emit(line, *_ld_imm64(dst, 0, value))
         else:
-            self._emit(line, _encode_alu(row, bits, dst, _src(line, bits)))
+            self._emit(line, encode_alu(row, bits, dst, _src(line, bits)))
 
-    def _store(self, line: _Line) -> None:
-        size, base, off = _address(line)
+    def _pseudo(self, line: Line, dst: int) -> None:
+        """`map_by_fd(3) ll`, `map_val(map_by_fd(3)) + 8 ll`, `var_addr(7) ll`, `code_addr(f) ll`. RFC 9669, table 12."""
+        value = line.peek() == "map_val"
+        if value:
+            line.take()
+            line.want("(")
+        if line.peek() not in _PSEUDO or (value and _PSEUDO[line.peek()][1] is None):
+            raise line.expected("map_by_fd or map_by_idx")
+        plain, of_value = _PSEUDO[line.take()]
+        line.want("(")
+        number, off = 0, 0
+        if plain == op.CODE_ADDR and line.kind() == "word" and line.peek() != "pc":
+            self._want_name(0, line, is_call=True)
+        elif plain == op.CODE_ADDR:
+            number = self._jump_target(0, line, far=True)
+        else:
+            number = line.number(0, (1 << 31) - 1, "a number")
+        line.want(")")
+        if value:
+            line.want(")")
+            off = line.number(0, (1 << 32) - 1, "an offset") if line.peek() == "+" else 0
+        line.want("ll")
+        pseudo = of_value if value and of_value is not None else plain
+        self._emit(line, *_ld_imm64(dst, pseudo, off << 32 | number & op.MASK32))
+
+    def _store(self, line: Line) -> None:
+        size, base, off = address(line)
         line.want("=")
-        if match := _REG.match(line.peek()):
+        if match := REG.match(line.peek()):
             src, bits = line.reg()
             if match.group(1) == "w" and size is op.DW:
                 raise line.fail(line.column(), f"expected a 64-bit register, found a {bits}-bit one")
@@ -347,9 +268,9 @@ class _Assembler:
                 Insn(op.ST.code | size.code | op.MODE_MEM, base, 0, off, _imm32(line, 64 if size is op.DW else 32)),
             )
 
-    def _branch(self, subprog: int, line: _Line) -> None:
+    def _branch(self, subprog: int, line: Line) -> None:
         dst, bits = line.reg()
-        row = _JMP_BY_SYMBOL[_symbol(line, _JMP_BY_SYMBOL)]
+        row = _JMP_BY_SYMBOL[symbol(line, _JMP_BY_SYMBOL)]
         src = _src(line, bits)
         line.want("goto")
         off = self._jump_target(subprog, line)
@@ -357,20 +278,21 @@ class _Assembler:
         insn = Insn(code | op.SRC_REG, dst, src.n, off) if isinstance(src, Reg) else Insn(code, dst, 0, off, src.value)
         self._emit(line, insn)
 
-    def _jump_target(self, subprog: int, line: _Line) -> int:
+    def _jump_target(self, subprog: int, line: Line, *, far: bool = False) -> int:
         """A label, `+N`, `-N` or `pc+N`; a label gives 0 now and its distance later."""
         if line.peek() == "pc":
             line.take()
         elif line.kind() == "word":
             self._want_name(subprog, line, is_call=False)
             return 0
-        return line.number(-(1 << 15), (1 << 15) - 1, "a label or a distance in insns")
+        limit = 1 << (31 if far else 15)
+        return line.number(-limit, limit - 1, "a label or a distance in insns")
 
-    def _want_name(self, subprog: int, line: _Line, *, is_call: bool) -> None:
+    def _want_name(self, subprog: int, line: Line, *, is_call: bool) -> None:
         column = line.column()
         self.targets.append(_Target(len(self.insns), line.take(), is_call, subprog, column, line.fail))
 
-    def _call(self, subprog: int, line: _Line) -> None:
+    def _call(self, subprog: int, line: Line) -> None:
         call = op.JMP_CLASS.code | op.CALL_CODE << 4
         if line.peek() == "pc":
             line.take()
@@ -392,9 +314,19 @@ class _Assembler:
                 known = ", ".join(self.labels[target.subprog]) or "none"
                 raise target.fail(target.column, f"there is no label {target.name!r} here (labels: {known})")
             off = label - target.index - 1
+            if insn.opcode == op.JMP32_CLASS.code | op.JA_CODE << 4:
+                self.insns[target.index] = Insn(insn.opcode, imm=off)
+                return
             if not -(1 << 15) <= off < 1 << 15:
                 raise target.fail(target.column, f"label {target.name!r} is {off} insns away, more than 16 bits hold")
             self.insns[target.index] = Insn(insn.opcode, insn.dst, insn.src, off, insn.imm)
+            return
+        if insn.opcode == LD_IMM64:
+            names = [source.name for source in self.sources]
+            if target.name not in names:
+                raise target.fail(target.column, f"there is no subprog {target.name!r} (subprogs: {', '.join(names)})")
+            distance = self.starts[names.index(target.name)] - target.index - 1
+            self.insns[target.index] = Insn(insn.opcode, insn.dst, insn.src, 0, distance)
             return
         self.insns[target.index] = self._resolved_call(target, insn.opcode)
 
@@ -416,68 +348,3 @@ class _Assembler:
 def assemble(sources: Sequence[Source], kfuncs: Sequence[Proto] = ()) -> Assembled:
     """A program from the texts of its subprogs; the first is the main prog. Raises AsmError."""
     return _Assembler(sources, kfuncs).run()
-
-
-def _signed_off(off: int) -> str:
-    return f"{'+' if off >= 0 else '-'}{abs(off)}"
-
-
-def _reg(n: int, bits: int) -> str:
-    return f"{'r' if bits == 64 else 'w'}{n}"
-
-
-def _src_text(src: Src, bits: int) -> str:
-    return _reg(src.n, bits) if isinstance(src, Reg) else str(src.value)
-
-
-def op_text(insn: Op) -> str:
-    """One insn as the verifier's log writes it, without its opcode. Linux kernel/bpf/disasm.c, print_bpf_insn()."""
-    match insn:
-        case Alu():
-            dst = _reg(insn.dst, insn.bits)
-            if insn.op is op.NEG:
-                return f"{dst} = -{dst}"
-            return f"{dst} {insn.op.symbol} {_src_text(insn.src, insn.bits)}"
-        case LdImm64():
-            return f"r{insn.dst} = {insn.value:#x} ll"
-        case Load() | LoadArg():
-            base, size = (insn.base, insn.size) if isinstance(insn, Load) else (op.STACK_ARGS, op.DW)
-            return f"r{insn.dst} = *({size.name} *)(r{base} {_signed_off(insn.off)})"
-        case Store() | StoreArg():
-            base, size = (insn.base, insn.size) if isinstance(insn, Store) else (op.STACK_ARGS, op.DW)
-            return f"*({size.name} *)(r{base} {_signed_off(insn.off)}) = {_src_text(insn.src, 64)}"
-        case Goto():
-            return f"goto pc{_signed_off(insn.off)}"
-        case Branch():
-            src = _reg(insn.src.n, insn.bits) if isinstance(insn.src, Reg) else f"{insn.src.value & op.MASK32:#x}"
-            return f"if {_reg(insn.dst, insn.bits)} {insn.op.symbol} {src} goto pc{_signed_off(insn.off)}"
-        case CallHelper():
-            return f"call {insn.id}"
-        case CallSubprog():
-            return f"call pc{_signed_off(insn.off)}"
-        case CallKfunc():
-            return f"call kernel-function#{insn.btf_id}"
-        case Exit():
-            return "exit"
-        case Hole():
-            return ""
-        case Undefined():
-            raw = int.from_bytes(insn.insn.to_bytes(), "little")
-            return f".quad {raw:#018x}"
-        case _:
-            assert_never(insn)
-
-
-def insn_text(prog: Prog, index: int) -> str:
-    """Insn `index` of a program as the verifier's log writes it: `(79) r1 = *(u64 *)(r11 +8)`, callees by name."""
-    typed = prog.ops[index]
-    text = op_text(typed)
-    if isinstance(typed, CallKfunc):
-        kfunc = prog.kfunc(typed.btf_id)
-        text = f"call {kfunc.name}#{typed.btf_id}" if kfunc else text
-    elif isinstance(typed, LdImm64):
-        text = text.removesuffix(" ll")
-    elif isinstance(typed, CallHelper):
-        from_id = {helper.id: helper.name for helper in HELPERS_BY_NAME.values()}
-        text = f"call {from_id.get(typed.id, 'unknown')}#{typed.id}"
-    return f"({prog.insns[index].opcode:02x}) {text}"

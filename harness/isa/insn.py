@@ -62,6 +62,15 @@ class Alu:
 
 
 @dataclass(frozen=True, slots=True)
+class Swap:
+    """`dst = be16 dst` and its like; `width` in bits."""
+
+    op: op.EndOp
+    width: int
+    dst: int
+
+
+@dataclass(frozen=True, slots=True)
 class LdImm64:
     """`dst = value ll`: two slots; `value` unsigned 64 bits; `pseudo` is the src field (0 is a plain constant)."""
 
@@ -72,12 +81,13 @@ class LdImm64:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`dst = *(size *)(base + off)`."""
+    """`dst = *(size *)(base + off)`; `signed` fills the register with the sign."""
 
     dst: int
     base: int
     off: int
     size: op.Size
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,46 @@ class Store:
     off: int
     size: op.Size
     src: Src
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    """A read-modify-write of `*(size *)(base + off)` with `src`, which takes the old value if `op.fetch`; CMPXCHG: R0 does."""
+
+    base: int
+    off: int
+    size: op.Size
+    src: int
+    op: op.AtomicOp
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAcquire:
+    """`dst = load_acquire((size *)(base + off))`."""
+
+    dst: int
+    base: int
+    off: int
+    size: op.Size
+
+
+@dataclass(frozen=True, slots=True)
+class StoreRelease:
+    """`store_release((size *)(base + off), src)`."""
+
+    base: int
+    off: int
+    size: op.Size
+    src: int
+
+
+@dataclass(frozen=True, slots=True)
+class PacketLoad:
+    """`r0 = *(size *)skb[index + imm]`; no index register is the absolute form. RFC 9669, "Legacy BPF Packet Access"."""
+
+    size: op.Size
+    imm: int
+    index: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +168,15 @@ class StoreArg:
 
 @dataclass(frozen=True, slots=True)
 class Goto:
-    """`goto`; `off` in insns from the next one."""
+    """`goto`; `off` in insns from the next one. `far`: it has 32 bits (`gotol`)."""
+
+    off: int
+    far: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MayGoto:
+    """`may_goto`: a jump that is taken once the program has run for long enough; `off` in insns from the next one."""
 
     off: int
 
@@ -157,6 +215,13 @@ class CallKfunc:
 
 
 @dataclass(frozen=True, slots=True)
+class CallReg:
+    """`callx`: a call of what a register points to."""
+
+    reg: int
+
+
+@dataclass(frozen=True, slots=True)
 class Exit:
     """`exit`."""
 
@@ -175,11 +240,16 @@ class Undefined:
 
 
 Op = (
-    Alu | LdImm64 | Load | Store | LoadArg | StoreArg | Goto | Branch
-    | CallHelper | CallSubprog | CallKfunc | Exit | Hole | Undefined
+    Alu | Swap | LdImm64 | Load | Store | Atomic | LoadAcquire | StoreRelease | PacketLoad | LoadArg | StoreArg
+    | Goto | MayGoto | Branch | CallHelper | CallSubprog | CallKfunc | CallReg | Exit | Hole | Undefined
 )  # fmt: skip
 
-_ALU: Final = {row.code: row for row in op.ALU}
+_ALU: Final = {(row.code, row.off): row for row in op.ALU}
+_ALU_CODES: Final = {row.code for row in op.ALU}
+_END: Final = {(row.cls.code, row.src): row for row in op.END}
+_ATOMIC: Final = {row.code: row for row in op.ATOMIC}
+CALLX: Final = op.JMP_CLASS.code | op.CALL_CODE << 4 | op.SRC_REG
+MAY_GOTO: Final = op.JMP_CLASS.code | op.JCOND_CODE << 4
 _JMP: Final = {row.code: row for row in op.JMP}
 _SIZE: Final = {row.code: row for row in op.SIZES}
 LD_IMM64: Final = op.LD.code | op.DW.code | op.MODE_IMM
@@ -228,13 +298,26 @@ def _operand(insn: Insn) -> Src | None:
 
 
 def _decode_alu(insn: Insn, bits: int) -> Op:
-    row = _ALU.get(insn.opcode >> 4)
-    if row is None or (row is op.NEG and insn.opcode & op.SRC_REG):
+    code = insn.opcode >> 4
+    if code == op.END_CODE:
+        return _decode_swap(insn)
+    if code not in _ALU_CODES or (code == op.NEG.code and insn.opcode & op.SRC_REG):
         return Undefined(insn, reserved_field=False)
-    src = _operand(insn)
-    if src is None or insn.off or (row is op.NEG and insn.imm):
+    row, src = _ALU.get((code, insn.off)), _operand(insn)
+    if row is None or src is None or (row is op.NEG and insn.imm):
+        return Undefined(insn, reserved_field=True)
+    if row in op.MOVSX and (isinstance(src, Imm) or (bits == 32 and row is op.MOVSX32)):
         return Undefined(insn, reserved_field=True)
     return Alu(row, bits, insn.dst, src)
+
+
+def _decode_swap(insn: Insn) -> Op:
+    row = _END.get((insn.opcode & 7, insn.opcode & op.SRC_REG))
+    if row is None:
+        return Undefined(insn, reserved_field=False)
+    if insn.src or insn.off or insn.imm not in op.END_WIDTHS:
+        return Undefined(insn, reserved_field=True)
+    return Swap(row, insn.imm, insn.dst)
 
 
 def _decode_jmp(insn: Insn, bits: int) -> Op:
@@ -244,10 +327,17 @@ def _decode_jmp(insn: Insn, bits: int) -> Op:
         if src is None:
             return Undefined(insn, reserved_field=True)
         return Branch(_JMP[code], bits, insn.dst, src, insn.off)
-    if bits == 32 or insn.opcode & op.SRC_REG:
+    if insn.opcode == CALLX:
+        return Undefined(insn, True) if insn.src or insn.off or insn.imm else CallReg(insn.dst)
+    if insn.opcode & op.SRC_REG:
         return Undefined(insn, reserved_field=False)
     if code == op.JA_CODE:
-        return Undefined(insn, True) if insn.dst or insn.src or insn.imm else Goto(insn.off)
+        off, other = (insn.off, insn.imm) if bits == 64 else (insn.imm, insn.off)
+        return Undefined(insn, True) if insn.dst or insn.src or other else Goto(off, far=bits == 32)
+    if bits == 32:
+        return Undefined(insn, reserved_field=False)
+    if code == op.JCOND_CODE:
+        return Undefined(insn, True) if insn.dst or insn.src or insn.imm else MayGoto(insn.off)
     if code == op.EXIT_CODE:
         return Undefined(insn, True) if insn.dst or insn.src or insn.imm or insn.off else Exit()
     if code == op.CALL_CODE:
@@ -272,7 +362,14 @@ def _decode_call(insn: Insn) -> Op:
 def _decode_mem(insn: Insn) -> Op:
     size = _SIZE[insn.opcode & 0x18]
     cls = insn.opcode & 7
-    if insn.opcode & 0xE0 != op.MODE_MEM or cls == op.LD.code:
+    mode = insn.opcode & 0xE0
+    if cls == op.LD.code:
+        return _decode_packet(insn, mode, size)
+    if cls == op.STX.code and mode == op.MODE_ATOMIC:
+        return _decode_atomic(insn, size)
+    if mode == op.MODE_MEMSX and cls == op.LDX.code and size is not op.DW:
+        return Undefined(insn, True) if insn.imm else Load(insn.dst, insn.src, insn.off, size, signed=True)
+    if mode != op.MODE_MEM:
         return Undefined(insn, reserved_field=False)
     if (insn.src if cls == op.ST.code else insn.imm) != 0:
         return Undefined(insn, reserved_field=True)
@@ -284,6 +381,24 @@ def _decode_mem(insn: Insn) -> Op:
     if is_stack_arg_store(insn):
         return StoreArg(insn.off, src)
     return Store(insn.dst, insn.off, size, src)
+
+
+def _decode_packet(insn: Insn, mode: int, size: op.Size) -> Op:
+    if mode not in (op.MODE_ABS, op.MODE_IND) or size is op.DW:
+        return Undefined(insn, reserved_field=False)
+    if insn.dst or insn.off or (mode == op.MODE_ABS and insn.src):
+        return Undefined(insn, reserved_field=True)
+    return PacketLoad(size, insn.imm, insn.src if mode == op.MODE_IND else None)
+
+
+def _decode_atomic(insn: Insn, size: op.Size) -> Op:
+    if insn.imm == op.LOAD_ACQUIRE:
+        return LoadAcquire(insn.dst, insn.src, insn.off, size)
+    if insn.imm == op.STORE_RELEASE:
+        return StoreRelease(insn.dst, insn.off, size, insn.src)
+    if insn.imm not in _ATOMIC or size not in (op.W, op.DW):
+        return Undefined(insn, reserved_field=True)
+    return Atomic(insn.dst, insn.off, size, insn.src, _ATOMIC[insn.imm])
 
 
 def is_stack_arg_load(insn: Insn) -> bool:

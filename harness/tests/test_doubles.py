@@ -93,6 +93,18 @@ JITS: Final[list[tuple[type[X8664Jit | Arm64Jit], str, str]]] = [
     (arm64.ScratchIsArgument, "ABI-ARG", "args/kfunc_immediates.yaml::one_to_twelve@n=9"),
     (arm64.ScratchIsCalleeSaved, "ABI-SAVED", "alu/alu32.yaml::register@what=mod"),
     (arm64.ScratchIsPlatform, "ABI-SAVED", "alu/alu32.yaml::register@what=mod"),
+    (x86_64.ExtendsFrom16, "retval", "alu/sign_extension.yaml::move@what=s8, negative"),
+    (x86_64.DividesUnsigned, "retval", "alu/signed_division.yaml::unknown_operands@op=s/="),
+    (x86_64.SwapKeepsUpper, "retval", "alu/byte_swap.yaml::swap_of_unknown@op=be16"),
+    (x86_64.FetchForgotten, "retval", "atomic/values.yaml::with_fetch@what=u64 add"),
+    (x86_64.OldValueForgotten, "retval", "atomic/values.yaml::compare_and_exchange@what=u64, other"),
+    (arm64.ExtendsFrom16, "retval", "alu/sign_extension.yaml::move@what=s8, negative"),
+    (arm64.DividesUnsigned, "retval", "alu/signed_division.yaml::unknown_operands@op=s/="),
+    (arm64.SwapKeepsUpper, "retval", "alu/byte_swap.yaml::swap_of_unknown@op=be16"),
+    (arm64.FetchForgotten, "retval", "atomic/values.yaml::with_fetch@what=u64 add"),
+    (arm64.OldValueForgotten, "retval", "atomic/values.yaml::compare_and_exchange@what=u64, other"),
+    (x86_64.LoopForgetsR0, "retval", "atomic/values.yaml::r0_keeps@op=atomic64_fetch_or"),
+    (arm64.ClearsTheMask, "memory", "atomic/values.yaml::without_fetch@what=u64 and"),
     (arm64.StackArgsAtX0, "MEM", "args/subprog_immediates.yaml::one_to_twelve@n=6"),
 ]
 

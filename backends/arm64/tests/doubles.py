@@ -1,6 +1,7 @@
 """JITs with one defect each: a subclass that overrides one method. The id is the bug seed of the arm64 rules."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from backends.arm64 import encode as a64
 from backends.arm64 import lower
@@ -22,7 +23,19 @@ from backends.arm64.jit import (
 )
 from backends.arm64.lower import Scratch
 from harness.isa import opcodes as op
-from harness.isa.insn import Alu, CallHelper, CallKfunc, CallSubprog, Insn, LoadArg, Reg
+from harness.isa.insn import (
+    Alu,
+    Atomic,
+    CallHelper,
+    CallKfunc,
+    CallSubprog,
+    Insn,
+    LoadAcquire,
+    LoadArg,
+    Reg,
+    StoreRelease,
+    Swap,
+)
 from harness.isa.verified import FuncFacts
 
 
@@ -269,3 +282,56 @@ class NoLandingPad(Arm64Jit):
 
     def prologue(self, frame: Frame) -> list[int]:
         return [word for word in super().prologue(frame) if word != a64.bti_jc()]
+
+
+class ExtendsFrom16(Arm64Jit):
+    """A move that extends the sign of 8 bits takes 16."""
+
+    def alu(self, insn: Alu) -> Words:
+        return super().alu(replace(insn, op=op.MOVSX16) if insn.op is op.MOVSX8 else insn)
+
+
+class DividesUnsigned(Arm64Jit):
+    """Signed division without the sign."""
+
+    def alu(self, insn: Alu) -> Words:
+        return super().alu(replace(insn, op={op.SDIV: op.DIV, op.SMOD: op.MOD}.get(insn.op, insn.op)))
+
+
+class SwapKeepsUpper(Arm64Jit):
+    """Two bytes are swapped, and what is above stays."""
+
+    def swap(self, insn: Swap) -> list[int]:
+        words = super().swap(insn)
+        return words[:1] if insn.width == 16 else words
+
+
+class FetchForgotten(Arm64Jit):
+    """An atomic addition that fetches nothing."""
+
+    def atomic(self, insn: Atomic | LoadAcquire | StoreRelease) -> Words:
+        fetches = isinstance(insn, Atomic) and insn.op is op.FETCH_ADD
+        return super().atomic(replace(insn, op=op.ATOMIC_ADD) if fetches and isinstance(insn, Atomic) else insn)
+
+
+class OldValueForgotten(Arm64Jit):
+    """A compare-and-exchange that leaves R0 as it was."""
+
+    def atomic(self, insn: Atomic | LoadAcquire | StoreRelease) -> Words:
+        words = super().atomic(insn)
+        if isinstance(insn, Atomic) and insn.op is op.CMPXCHG:
+            return [a64.mov_rr[64](12, self.reg(0)), *words, a64.mov_rr[64](self.reg(0), 12)]
+        return words
+
+
+class ClearsTheMask(Arm64Jit):
+    """An atomic `and` by `stclr` and `ldclral` without the complement."""
+
+    def atomic(self, insn: Atomic | LoadAcquire | StoreRelease) -> Words:
+        words = super().atomic(insn)
+        if isinstance(insn, Atomic) and insn.op in (op.ATOMIC_AND, op.FETCH_AND):
+            return [
+                a64.mov_rr[64](11, self.reg(insn.src)) if word == a64.mvn_rr[64](11, self.reg(insn.src)) else word
+                for word in words
+            ]
+        return words

@@ -63,6 +63,7 @@ def run(program: Verified, jit: Arm64Jit | None = None, r1: int = 0, r2: int = 0
 
 def _run(program: Verified, image: Image, where: Addresses, r1: int, r2: int) -> Seen:
     engine = unicorn.Uc(unicorn.UC_ARCH_ARM64, unicorn.UC_MODE_ARM)
+    engine.ctl_set_cpu_model(reg.UC_CPU_ARM64_MAX)  # it has LSE
     for at, size in ((BASE, 0x1_0000), (PADS, 0x1000), (STOP, 0x1000), (STACK, 0x1_0000)):
         engine.mem_map(at, size)
     engine.mem_write(BASE, image.code)

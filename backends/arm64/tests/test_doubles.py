@@ -29,6 +29,11 @@ def _subprog(count: int, body: str, after: str = "") -> Verified:
     return verified(("main", main, FuncFacts(0, 0, n)), ("f", f"{body}\nexit", FuncFacts(0, n, 0)))
 
 
+def _atomic(insn: str) -> Verified:
+    """One atomic insn on a slot of the stack that holds 5; R0 is 6, R1 is 2."""
+    return verified(("main", f"*(u64 *)(r10 - 8) = 5\nr0 = 6\nr1 = 2\n{insn}\nexit", FuncFacts(8, 0, 0)))
+
+
 WRITE = "*(u64 *)(r10 - 16) = 1"
 READ = "r0 = *(u64 *)(r10 - 16)"
 
@@ -63,6 +68,12 @@ TRIGGERS: dict[type[Arm64Jit], Verified] = {
     doubles.ModOverwritesDividend: verified(("main", "r0 = 100\nr1 = 7\nr0 %= r1\nexit", NO_STACK)),
     doubles.CalleeSavedNotSaved: verified(("main", "r6 = 6\nr0 = 0\nexit", NO_STACK)),
     doubles.CalleeSavedNotRestored: verified(("main", "r6 = 6\nr0 = 0\nexit", NO_STACK)),
+    doubles.ExtendsFrom16: verified(("main", "r1 = 0x180\nr0 = (s8)r1\nexit", NO_STACK)),
+    doubles.DividesUnsigned: verified(("main", "r0 = -13\nr0 s/= 3\nexit", NO_STACK)),
+    doubles.SwapKeepsUpper: verified(("main", "r0 = 0x11223344\nr0 = be16 r0\nexit", NO_STACK)),
+    doubles.FetchForgotten: _atomic("r0 = atomic64_fetch_add((u64 *)(r10 - 8), r0)"),
+    doubles.OldValueForgotten: _atomic("r0 = atomic64_cmpxchg((u64 *)(r10 - 8), r0, r1)"),
+    doubles.ClearsTheMask: _atomic("r0 = atomic64_fetch_and((u64 *)(r10 - 8), r0)\nr0 = *(u64 *)(r10 - 8)"),
     doubles.RecordNotPopped: verified(("main", "r0 = 0\nexit", NO_STACK)),
 }
 STATIC = {doubles.NoLandingPad}  # the emulator does not enforce landing pads

@@ -262,7 +262,7 @@ WORDS = [
     (0xC8DFFC20, a64.ldar_rm[64](0, 1)),
     (0xC89FFC20, a64.stlr_rm[64](0, 1)),
     (0x39800C20, a64.ldrsb_rm(0, 1, 3)),
-    (0xB8AA6820, a64.ldrsw_rx(0, 1, 10)),
+    (0xB8AAE820, a64.ldrsw_rx(0, 1, 10)),
     (0xD63F0140, a64.blr_r(10)),
     (0xD65F03C0, a64.ret()),
     (0xD503201F, a64.nop()),

@@ -140,6 +140,8 @@ PAIRS = [
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("row", op.ALU, ids=lambda row: row.name)
 def test_arithmetic(row: op.AluOp, bits: int) -> None:
+    if (row, bits) == (op.MOVSX32, 32):
+        return
     r, mask = ("r", MASK64) if bits == 64 else ("w", MASK32)
     for left, right in PAIRS:
         insn = f"{r}1 = -{r}1" if row is op.NEG else f"{r}1 {row.symbol} {r}2"
@@ -148,7 +150,7 @@ def test_arithmetic(row: op.AluOp, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [32, 64])
-@pytest.mark.parametrize("row", [row for row in op.ALU if row is not op.NEG], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in op.ALU if row not in (op.NEG, *op.MOVSX)], ids=lambda row: row.name)
 def test_arithmetic_with_constants(row: op.AluOp, bits: int) -> None:
     r, mask = ("r", MASK64) if bits == 64 else ("w", MASK32)
     shift = row in (op.LSH, op.RSH, op.ARSH)

@@ -8,8 +8,8 @@ from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
 from backends.x86_64.jit import Func, X8664Jit
 from backends.x86_64.relax import Call, Jump, Piece
-from harness.isa.insn import Alu, Branch, Goto, Imm, Insn, LoadArg, Reg, Store, StoreArg
-from harness.isa.opcodes import MASK32, MOD, MOV
+from harness.isa.insn import Alu, Atomic, Branch, Goto, Imm, Insn, LoadArg, Reg, Store, StoreArg, Swap
+from harness.isa.opcodes import ATOMIC_ADD, CMPXCHG, DIV, FETCH_ADD, MASK32, MOD, MOV, MOVSX8, MOVSX16, SDIV, SMOD
 from harness.isa.verified import FuncFacts
 
 
@@ -252,3 +252,49 @@ class UnsignedTakenAsSigned(X8664Jit):
         if isinstance(piece, Jump) and piece.cond is Cond.A:
             return replace(piece, cond=Cond.G)
         return piece
+
+
+class ExtendsFrom16(X8664Jit):
+    """A move that extends the sign of 8 bits takes 16."""
+
+    def alu(self, insn: Alu) -> bytes:
+        return super().alu(replace(insn, op=MOVSX16) if insn.op is MOVSX8 else insn)
+
+
+class DividesUnsigned(X8664Jit):
+    """Signed division without the sign."""
+
+    def div_mod(self, insn: Alu) -> bytes:
+        return super().div_mod(replace(insn, op={SDIV: DIV, SMOD: MOD}.get(insn.op, insn.op)))
+
+
+class SwapKeepsUpper(X8664Jit):
+    """Two bytes are swapped, and what is above stays."""
+
+    def swap(self, insn: Swap) -> bytes:
+        return x86.ror_ri16(lower.native(insn.dst), 8) if insn.width == 16 else super().swap(insn)
+
+
+class FetchForgotten(X8664Jit):
+    """An atomic addition that fetches nothing."""
+
+    def atomic(self, insn: Atomic) -> bytes:
+        return super().atomic(replace(insn, op=ATOMIC_ADD) if insn.op is FETCH_ADD else insn)
+
+
+class OldValueForgotten(X8664Jit):
+    """A compare-and-exchange that leaves R0 as it was."""
+
+    def atomic(self, insn: Atomic) -> bytes:
+        code = super().atomic(insn)
+        return (
+            lower.mov(lower.SCRATCH, Gpr.RAX) + code + lower.mov(Gpr.RAX, lower.SCRATCH) if insn.op is CMPXCHG else code
+        )
+
+
+class LoopForgetsR0(X8664Jit):
+    """The loop of a fetching operation leaves its own value in R0."""
+
+    def atomic(self, insn: Atomic) -> bytes:
+        code = super().atomic(insn)
+        return code[:-3] if insn.op in lower.LOOPS else code

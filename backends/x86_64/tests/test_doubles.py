@@ -85,6 +85,22 @@ BYTE_STORE: Trigger = (main("*(u64 *)(r10 - 8) = 0\nr2 = 0x1234\nr3 = 0\n*(u8 *)
 UNSIGNED_ABOVE: Trigger = (main("r0 = 1\nr1 = -1\nif r1 > 5 goto out\nr0 = 2\nout: exit", (0, 0, 0)), [], 1)
 
 # What shows: a wrong result, wrong arguments of a kfunc, a fault, or the registers that are not given back.
+ON_STACK = "*(u64 *)(r10 - 8) = 5\n"
+EXTEND: Trigger = (main("r1 = 0x180\nr0 = (s8)r1\nexit", (0, 0, 0)), [], 2**64 - 128)
+DIVIDE: Trigger = (main("r0 = -13\nr0 s/= 3\nexit", (0, 0, 0)), [], 2**64 - 4)
+SWAP: Trigger = (main("r0 = 0x11223344\nr0 = be16 r0\nexit", (0, 0, 0)), [], 0x4433)
+FETCH: Trigger = (main(ON_STACK + "r0 = 2\nr0 = atomic64_fetch_add((u64 *)(r10 - 8), r0)\nexit", (8, 0, 0)), [], 5)
+OLD: Trigger = (
+    main(ON_STACK + "r0 = 7\nr1 = 2\nr0 = atomic64_cmpxchg((u64 *)(r10 - 8), r0, r1)\nexit", (8, 0, 0)),
+    [],
+    5,
+)
+LOOP: Trigger = (
+    main(ON_STACK + "r0 = 7\nr1 = 2\nr1 = atomic64_fetch_or((u64 *)(r10 - 8), r1)\nexit", (8, 0, 0)),
+    [],
+    7,
+)
+
 DOUBLES: dict[type[X8664Jit], tuple[Trigger, str]] = {
     doubles.Arg6NotSet: (ARG6_REG, "calls"),
     doubles.Arg6InMemory: (ARG6_REG, "calls"),
@@ -115,6 +131,12 @@ DOUBLES: dict[type[X8664Jit], tuple[Trigger, str]] = {
     doubles.Mov32OfItselfElided: (MOV32_SELF, "r0"),
     doubles.ByteStoreWithoutRex: (BYTE_STORE, "r0"),
     doubles.UnsignedTakenAsSigned: (UNSIGNED_ABOVE, "r0"),
+    doubles.ExtendsFrom16: (EXTEND, "r0"),
+    doubles.DividesUnsigned: (DIVIDE, "r0"),
+    doubles.SwapKeepsUpper: (SWAP, "r0"),
+    doubles.FetchForgotten: (FETCH, "r0"),
+    doubles.OldValueForgotten: (OLD, "r0"),
+    doubles.LoopForgetsR0: (LOOP, "r0"),
 }
 
 

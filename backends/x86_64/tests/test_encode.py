@@ -62,7 +62,7 @@ def expected(name: str, row: x86.Insn, values: tuple[Value, ...], bits: int, siz
             case InCond(), _:
                 continue
             case InMem(width), Mem(base, disp):
-                operands.append((NAMES[64][base.value], disp, (width or 0) // 8))
+                operands.append((NAMES[64][base.value], disp, (width or bits) // 8))
             case Const(), int():
                 relative = row.name in ("j", "jmp", "call")
                 operands.append(value + ADDRESS + size if relative else value)

@@ -291,7 +291,7 @@ REFUSED = {
     "operation": ("r0 = 0\n.quad 0x000000000000103f\n.quad 0x00000000000000ff\nexit", {}, {},
                   "main 2: (ff) .quad 0x00000000000000ff: not an operation that this JIT knows"),
     "pseudo": (".quad 0x0000000700001118\n.quad 0\nexit", {}, {},
-               "main 0: (18) r1 = 0x7: pseudo source 1 was not resolved"),
+               "main 0: (18) r1 = map_by_fd(7): pseudo source 1 was not resolved"),
     "R11": ("r0 = r11\nexit", {}, {}, "main 0: (bf) r0 = r11: R11 has no native register"),
     "jump": ("goto +7\nexit", {}, {}, "main 0: (05) goto pc+7: the jump leaves its subprog"),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.isa.asm import AsmError, Source, assemble
+from harness.isa.asm import Source, assemble
+from harness.isa.tokens import AsmError
 
 
 def test_labels_comments_and_blank_lines() -> None:

@@ -5,12 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.isa import opcodes as op
-from harness.isa.asm import Source, assemble, insn_text
+from harness.isa.asm import Source, assemble
+from harness.isa.disasm import insn_text, op_text
 from harness.isa.insn import (
     Alu,
+    Atomic,
     Branch,
     CallHelper,
     CallKfunc,
+    CallReg,
     CallSubprog,
     Exit,
     Goto,
@@ -19,10 +22,16 @@ from harness.isa.insn import (
     Insn,
     LdImm64,
     Load,
+    LoadAcquire,
     LoadArg,
+    MayGoto,
+    Op,
+    PacketLoad,
     Reg,
     Store,
     StoreArg,
+    StoreRelease,
+    Swap,
     Undefined,
     decode,
     insns_from_bytes,
@@ -102,8 +111,102 @@ def test_only_three_forms_are_stack_arguments(raw: str) -> None:
     assert not isinstance(typed, LoadArg | StoreArg)
 
 
+# RFC 9669, and for the last five Linux include/uapi/linux/bpf.h and Documentation/bpf/standardization.
+NEWER: dict[str, tuple[str, Op]] = {
+    "r1 s/= r2": ("3f 21 01 00 00 00 00 00", Alu(op.SDIV, 64, 1, Reg(2))),
+    "w1 s%= -7": ("94 01 01 00 f9 ff ff ff", Alu(op.SMOD, 32, 1, Imm(-7))),
+    "r1 = (s8)r2": ("bf 21 08 00 00 00 00 00", Alu(op.MOVSX8, 64, 1, Reg(2))),
+    "w3 = (s16)w4": ("bc 43 10 00 00 00 00 00", Alu(op.MOVSX16, 32, 3, Reg(4))),
+    "r5 = (s32)r6": ("bf 65 20 00 00 00 00 00", Alu(op.MOVSX32, 64, 5, Reg(6))),
+    "r1 = le16 r1": ("d4 01 00 00 10 00 00 00", Swap(op.TO_LE, 16, 1)),
+    "r2 = be32 r2": ("dc 02 00 00 20 00 00 00", Swap(op.TO_BE, 32, 2)),
+    "r3 = bswap64 r3": ("d7 03 00 00 40 00 00 00", Swap(op.BSWAP, 64, 3)),
+    "r1 = *(s8 *)(r2 -1)": ("91 21 ff ff 00 00 00 00", Load(1, 2, -1, op.B, signed=True)),
+    "r1 = *(s16 *)(r2 +2)": ("89 21 02 00 00 00 00 00", Load(1, 2, 2, op.H, signed=True)),
+    "r1 = *(s32 *)(r2 +4)": ("81 21 04 00 00 00 00 00", Load(1, 2, 4, op.W, signed=True)),
+    "lock *(u64 *)(r10 -8) += r2": ("db 2a f8 ff 00 00 00 00", Atomic(10, -8, op.DW, 2, op.ATOMIC_ADD)),
+    "lock *(u32 *)(r10 -8) |= r2": ("c3 2a f8 ff 40 00 00 00", Atomic(10, -8, op.W, 2, op.ATOMIC_OR)),
+    "lock *(u64 *)(r1 +0) &= r2": ("db 21 00 00 50 00 00 00", Atomic(1, 0, op.DW, 2, op.ATOMIC_AND)),
+    "lock *(u64 *)(r1 +0) ^= r2": ("db 21 00 00 a0 00 00 00", Atomic(1, 0, op.DW, 2, op.ATOMIC_XOR)),
+    "r2 = atomic64_fetch_add((u64 *)(r10 -8), r2)": ("db 2a f8 ff 01 00 00 00", Atomic(10, -8, op.DW, 2, op.FETCH_ADD)),
+    "r2 = atomic_fetch_or((u32 *)(r10 -8), r2)": ("c3 2a f8 ff 41 00 00 00", Atomic(10, -8, op.W, 2, op.FETCH_OR)),
+    "r2 = atomic64_fetch_and((u64 *)(r10 -8), r2)": ("db 2a f8 ff 51 00 00 00", Atomic(10, -8, op.DW, 2, op.FETCH_AND)),
+    "r2 = atomic64_fetch_xor((u64 *)(r10 -8), r2)": ("db 2a f8 ff a1 00 00 00", Atomic(10, -8, op.DW, 2, op.FETCH_XOR)),
+    "r2 = atomic64_xchg((u64 *)(r10 -8), r2)": ("db 2a f8 ff e1 00 00 00", Atomic(10, -8, op.DW, 2, op.XCHG)),
+    "r0 = atomic_cmpxchg((u32 *)(r10 -8), r0, r2)": ("c3 2a f8 ff f1 00 00 00", Atomic(10, -8, op.W, 2, op.CMPXCHG)),
+    "gotol pc+7": ("06 00 00 00 07 00 00 00", Goto(7, far=True)),
+    "r0 = *(u8 *)skb[12]": ("30 00 00 00 0c 00 00 00", PacketLoad(op.B, 12, None)),
+    "r0 = *(u16 *)skb[r3 + 4]": ("48 30 00 00 04 00 00 00", PacketLoad(op.H, 4, 3)),
+    "r0 = load_acquire((u16 *)(r1 +2))": ("cb 10 02 00 00 01 00 00", LoadAcquire(0, 1, 2, op.H)),
+    "store_release((u8 *)(r1 +2), r3)": ("d3 31 02 00 10 01 00 00", StoreRelease(1, 2, op.B, 3)),
+    "may_goto pc+3": ("e5 00 03 00 00 00 00 00", MayGoto(3)),
+    "callx r3": ("8d 03 00 00 00 00 00 00", CallReg(3)),
+}
+
+
+@pytest.mark.parametrize("text", NEWER)
+def test_newer_insns_there_and_back(text: str) -> None:
+    raw, typed = NEWER[text]
+    insns = assemble([Source("main", text)], []).prog.insns
+    assert b"".join(insn.to_bytes() for insn in insns).hex(" ") == raw
+    assert decode(insns) == (typed,)
+    assert op_text(typed) == text
+
+
+# As LLVM writes the same insns.
+OTHER_SPELLINGS = {
+    "r2 = atomic_fetch_add((u64 *)(r10 - 8), r2)": "db 2a f8 ff 01 00 00 00",
+    "w2 = atomic_fetch_add((u32 *)(r10 - 8), w2)": "c3 2a f8 ff 01 00 00 00",
+    "r2 = xchg_64(r10 - 8, r2)": "db 2a f8 ff e1 00 00 00",
+    "w2 = xchg32_32(r10 - 8, w2)": "c3 2a f8 ff e1 00 00 00",
+    "r0 = cmpxchg_64(r10 - 8, r0, r2)": "db 2a f8 ff f1 00 00 00",
+    "w0 = cmpxchg32_32(r10 - 8, w0, w2)": "c3 2a f8 ff f1 00 00 00",
+    "lock *(u32 *)(r10 - 8) += w2": "c3 2a f8 ff 00 00 00 00",
+    "w0 = load_acquire((u16 *)(r1 + 2))": "cb 10 02 00 00 01 00 00",
+    "store_release((u8 *)(r1 + 2), w3)": "d3 31 02 00 10 01 00 00",
+}
+
+
+@pytest.mark.parametrize("text", OTHER_SPELLINGS)
+def test_other_spellings(text: str) -> None:
+    insns = assemble([Source("main", text)], []).prog.insns
+    assert b"".join(insn.to_bytes() for insn in insns).hex(" ") == OTHER_SPELLINGS[text]
+
+
+CONSTANTS = {
+    "r1 = map_by_fd(3) ll": "18 11 00 00 03 00 00 00 00 00 00 00 00 00 00 00",
+    "r1 = map_val(map_by_fd(3)) + 8 ll": "18 21 00 00 03 00 00 00 00 00 00 00 08 00 00 00",
+    "r1 = var_addr(7) ll": "18 31 00 00 07 00 00 00 00 00 00 00 00 00 00 00",
+    "r1 = code_addr(pc+5) ll": "18 41 00 00 05 00 00 00 00 00 00 00 00 00 00 00",
+    "r1 = map_by_idx(2) ll": "18 51 00 00 02 00 00 00 00 00 00 00 00 00 00 00",
+    "r1 = map_val(map_by_idx(2)) + 4 ll": "18 61 00 00 02 00 00 00 00 00 00 00 04 00 00 00",
+}
+
+
+@pytest.mark.parametrize("text", CONSTANTS)
+def test_constants_that_stand_for_something(text: str) -> None:
+    insns = assemble([Source("main", text)], []).prog.insns
+    assert b"".join(insn.to_bytes() for insn in insns).hex(" ") == CONSTANTS[text]
+    assert op_text(decode(insns)[0]) == text
+
+
 UNDEFINED = [
-    ("06 00 00 00 00 00 00 00", False),  # JMP32 has no unconditional jump here
+    ("0e 00 00 00 00 00 00 00", False),  # an unconditional jump takes no register
+    ("06 00 01 00 00 00 00 00", True),  # gotol with an off
+    ("86 00 00 00 00 00 00 00", False),  # JMP32 has no call
+    ("8d 13 00 00 00 00 00 00", True),  # callx with a source
+    ("bf 21 18 00 00 00 00 00", True),  # movsx of 24 bits
+    ("bc 21 20 00 00 00 00 00", True),  # movsx of 32 bits to 32
+    ("b7 01 08 00 01 00 00 00", True),  # movsx of a constant
+    ("3f 21 02 00 00 00 00 00", True),
+    ("df 01 00 00 10 00 00 00", False),  # a byte swap of class ALU64 has no register form
+    ("d7 01 00 00 08 00 00 00", True),
+    ("99 21 00 00 00 00 00 00", False),  # sign-extending load of 64 bits
+    ("db 21 00 00 10 00 00 00", True),  # atomic subtraction
+    ("d3 21 00 00 00 00 00 00", True),  # atomic of 8 bits
+    ("38 00 00 00 00 00 00 00", False),  # packet load of 64 bits
+    ("30 10 00 00 00 00 00 00", True),
+    ("e5 01 00 00 00 00 00 00", True),
     ("e7 00 00 00 00 00 00 00", False),
     ("79 b1 08 00 01 00 00 00", True),  # LDX with an immediate
     ("7b 1b f8 ff 01 00 00 00", True),  # STX with an immediate
