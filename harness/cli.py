@@ -75,6 +75,8 @@ def load(paths: Sequence[str], word: str | None = None) -> Loaded:
 def run(options: argparse.Namespace) -> int:
     """`callconv run`: every case on every back end, the matrix, and reports/."""
     backends = make_backends(options.backend, settings_of(options))
+    if options.format != "yaml":
+        return _run_data_files(options, backends)
     loaded = load(options.paths, options.word)
     suite, results, records = Suite(), list[Result](), list[Record]()
     interrupted = False
@@ -90,6 +92,36 @@ def run(options: argparse.Namespace) -> int:
         interrupted = True
     errors = [error_record(error) for error in loaded.errors]
     _save(options, records, errors, interrupted=interrupted)
+    _print_run(options, backends, records, loaded, interrupted=interrupted)
+    return _status(results, loaded, interrupted=interrupted, allow_skips=options.allow_skips)
+
+
+def _run_data_files(options: argparse.Namespace, backends: list[Backend]) -> int:
+    """Test files of bpf_conformance instead of cases."""
+    from harness.datafile import case_of, find_data_files, judge, read_data_file
+
+    if not options.paths:
+        raise InputError("--format bpf-conformance: name files or folders")
+    loaded, results, records = Loaded(), list[Result](), list[Record]()
+    interrupted = False
+    try:
+        for path in find_data_files([Path(text) for text in options.paths]):
+            if options.word is not None and options.word.lower() not in str(path).lower():
+                continue
+            try:
+                data = read_data_file(path, shown(path))
+            except CaseError as error:
+                loaded.errors.append(error)
+                continue
+            loaded.cases.append(case_of(data))
+            found = judge(data, backends)
+            results += found
+            records += [record_of(result) for result in found]
+    except KeyboardInterrupt:
+        interrupted = True
+    if not loaded.cases and not loaded.errors:
+        raise InputError(f"no file matches -k {options.word}")
+    _save(options, records, [error_record(error) for error in loaded.errors], interrupted=interrupted)
     _print_run(options, backends, records, loaded, interrupted=interrupted)
     return _status(results, loaded, interrupted=interrupted, allow_skips=options.allow_skips)
 
@@ -259,6 +291,35 @@ def compare(options: argparse.Namespace) -> int:
     return PASSED if kernels.compare_cases(options, cases, say) else FAILED
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """`callconv sweep`: the random programs of a range of seeds on every back end; 1 where something differs."""
+    from harness.sweep import sweep as swept_by
+
+    first, dash, last = options.seeds.partition("-")
+    if not (first.isdigit() and (last.isdigit() if dash else True)) or int(last or first) < int(first):
+        raise InputError(f"SEEDS is N, or FIRST-LAST, found {options.seeds!r}")
+    backends = make_backends(options.backend, settings_of(options))
+    swept = swept_by(int(first), int(last or first), backends)
+    for result in swept.wrong:
+        say("\n".join(failure_lines(record_of(result))))
+        say(f"  again   callconv sweep {result.case.name.removeprefix('seed-')} --backend {result.backend}")
+    rate = swept.programs / swept.seconds
+    say(
+        f"{swept.programs} programs, {swept.accepted} accepted, {len(swept.wrong)} differences; {swept.seconds:.1f} s, {rate:.0f} programs/s"
+    )
+    return FAILED if swept.wrong else PASSED
+
+
+def coverage(options: argparse.Namespace) -> int:
+    """`callconv coverage`: which insns the cases have, and on which engines they pass; 1 where one has none."""
+    from harness.coverage import covered, report_lines
+
+    rows = covered(_readable(options.paths).cases, make_backends(None))
+    for line in report_lines(rows, every=options.verbose):
+        say(line)
+    return PASSED if all(row.is_covered for row in rows) else FAILED
+
+
 def _readable(paths: Sequence[str]) -> Loaded:
     loaded = load(paths)
     if loaded.errors:
@@ -301,6 +362,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME",
         help=f"a back end, may be repeated (default: {', '.join(BUILT_IN)}; all: {names})",
+    )
+    runs.add_argument(
+        "--format", choices=("yaml", "bpf-conformance"), default="yaml", help="what PATH holds (default: yaml cases)"
     )
     runs.add_argument("-k", dest="word", metavar="WORD", help="only cases whose FILE::NAME contains WORD")
     runs.add_argument("--json", metavar="FILE", help="write the results to FILE as well")
@@ -350,6 +414,19 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _arch_option(updates)
     _kernel_options(updates)
     goldens.set_defaults(do=golden)
+
+    sweeps = commands.add_parser("sweep", help="random programs on every back end", allow_abbrev=False)
+    sweeps.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one program each")
+    sweeps.add_argument(
+        "--backend", action="append", metavar="NAME", help=f"may be repeated (default: {', '.join(BUILT_IN)})"
+    )
+    _kernel_options(sweeps)
+    sweeps.set_defaults(do=sweep)
+
+    covers = commands.add_parser("coverage", help="which insns the cases have, and where they pass", allow_abbrev=False)
+    covers.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")
+    covers.add_argument("-v", "--verbose", action="store_true", help="every insn, not only those that lack a case")
+    covers.set_defaults(do=coverage)
 
     compares = commands.add_parser("compare", help="ours and Linux's side by side", allow_abbrev=False)
     compares.add_argument("cases", nargs="+", metavar="CASE", help="a case's name, FILE::CASE, a file or a folder")
