@@ -49,7 +49,9 @@ def fingerprint() -> str:
 
 
 def ready() -> bool:
-    """Whether the environment was set up completely, for these requirements."""
+    """Whether the environment was set up completely, for these requirements; one that this very process uses is taken as it is."""
+    if Path(sys.prefix).resolve() == VENV.resolve():
+        return True
     return PYTHON.exists() and STAMP.exists() and STAMP.read_text(encoding="ascii") == fingerprint()
 
 
@@ -83,7 +85,7 @@ def main(arguments: list[str]) -> int:
         set_up()
     if arguments[:1] == ["test"]:
         return test(arguments[1:])
-    return os.execve(PYTHON, [str(PYTHON), "-m", "harness.cli", *arguments], environment())
+    return os.execve(PYTHON, [str(PYTHON), "-m", "harness.entry", *arguments], environment())
 
 
 if __name__ == "__main__":

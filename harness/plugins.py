@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -97,6 +98,8 @@ BACKENDS: Final[Mapping[str, Callable[[Settings], Backend]]] = {
     "linux-host": _linux_host,
 }
 BUILT_IN: Final = ("interp", "jit-x86_64", "jit-arm64")  # what runs where nothing is asked for
+RUNTIME: Final = "plugin:"  # before the command of a runtime behind bpf_conformance's plugin protocol
+IMAGE: Final = "image:"  # before the command of a plugin that gives native code, docs/native-image-plugin.md
 RECORDED: Final = ("golden-x86_64", "golden-arm64")
 
 
@@ -116,8 +119,29 @@ def referees(settings: Settings) -> tuple[list[str], list[str]]:
 def make_backends(names: Sequence[str] | None, settings: Settings | None = None) -> list[Backend]:
     """The named back ends, or the built-in ones. Raises UnknownBackendError."""
     for name in names or ():
+        if any(name.startswith(prefix) and name[len(prefix) :].strip() for prefix in (RUNTIME, IMAGE)):
+            continue
         if name not in BACKENDS:
             close = difflib.get_close_matches(name, BACKENDS, 1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise UnknownBackendError(f"there is no back end {name!r}{hint}; there are: {', '.join(BACKENDS)}")
-    return [BACKENDS[name](settings or Settings()) for name in dict.fromkeys(names or BUILT_IN)]
+            raise UnknownBackendError(
+                f"there is no back end {name!r}{hint}; there are: {', '.join(BACKENDS)}, {RUNTIME}COMMAND, {IMAGE}COMMAND"
+            )
+    return [_make(name, settings or Settings()) for name in dict.fromkeys(names or BUILT_IN)]
+
+
+def _make(name: str, settings: Settings) -> Backend:
+    kind, colon, text = name.partition(":")
+    if not colon:
+        return BACKENDS[name](settings)
+    try:
+        command = shlex.split(text)
+    except ValueError as error:
+        raise UnknownBackendError(f"{name}: {error}") from error
+    if f"{kind}:" == IMAGE:
+        from backends.external import ImagePlugin
+
+        return ImagePlugin(name, command)
+    from backends.runtime import RuntimeBackend
+
+    return RuntimeBackend(name, command)

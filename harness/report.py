@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from backends.base import Ran, Refused
-from harness.case import CaseError
+from backends.base import Answered, Ran, Refused
+from harness.case import Case, CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
 from verifier.verdict import Rejected
@@ -43,6 +43,8 @@ def record_of(result: Result) -> Record:
     elif isinstance(verdict, Rejected) and not isinstance(result.outcome, Ran):
         at = None if verdict.insn is None else case.assembled.prog.where(verdict.insn)
         record |= {"rule": verdict.rule, "message": verdict.message, "at": at, "errno": verdict.errno}
+    if isinstance(result.outcome, Answered):
+        record["retval"] = result.outcome.retval
     if isinstance(result.outcome, Ran):
         record["retval"] = result.outcome.retval
         record["calls"] = [{"callee": c.callee, "args": [value_text(a) for a in c.args]} for c in result.outcome.calls]
@@ -56,7 +58,7 @@ def _detail(result: Result) -> Record:
     case = result.case
     detail: Record = {
         "log": _log(result),
-        "reproduce": f"callconv show {case.file}::{case.name} --backend {result.backend}",
+        "reproduce": _command(case, result.backend),
         "bpf": [_row(row) for row in bpf_rows(case.assembled.prog)],
         "native": [],
         "frames": [],
@@ -67,6 +69,12 @@ def _detail(result: Result) -> Record:
             detail["native"] = [_row(row) for row in rows]
         detail["frames"] = ["\n".join(frame_lines(view)) for view in result.outcome.frames]
     return detail
+
+
+def _command(case: Case, backend: str) -> str:
+    if case.file.endswith(".data"):
+        return f"callconv run --format bpf-conformance {case.file} --backend {backend}"
+    return f"callconv show {case.file}::{case.name} --backend {backend}"
 
 
 def _log(result: Result) -> str:
