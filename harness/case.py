@@ -1,8 +1,8 @@
 """Case files to frozen cases; everything that is wrong with one is told by file, line and column."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ class Case:
     assembled: Assembled
     expect: Expect
     sources: tuple[Source, ...]
+    lines: Mapping[int, str] = field(default_factory=dict)  # of the program's own source, by insn
 
     @property
     def id(self) -> str:

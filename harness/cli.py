@@ -5,7 +5,7 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -13,6 +13,7 @@ from backends.base import Backend, Ran, Referee, Refused
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
 from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
+from harness.objects import SUFFIX, load_objects
 from harness.plugins import (
     BACKENDS,
     BUILT_IN,
@@ -55,7 +56,7 @@ def load(paths: Sequence[str], word: str | None = None) -> Loaded:
     for text in paths or [str(ROOT / "cases")]:
         name, _, wanted = text.partition("::")
         for path in find_files([Path(name)]):
-            file = load_file(path, shown=shown(path))
+            file = load_objects(path, shown(path)) if path.suffix == SUFFIX else load_file(path, shown=shown(path))
             loaded.errors += file.errors
             found = [
                 case for case in file.cases if not wanted or case.name == wanted or case.name.split("@")[0] == wanted
@@ -215,14 +216,16 @@ def show(options: argparse.Namespace) -> int:
 def _show_listing(result: Result) -> None:
     outcome = result.outcome
     image = outcome.image if isinstance(outcome, Ran) else None
-    rows = bpf_rows(result.case.assembled.prog) if image is None else native_rows(image)
-    subprog = None
+    lines = result.case.lines
+    rows = bpf_rows(result.case.assembled.prog, lines) if image is None else native_rows(image, lines)
+    subprog, source = None, ""
     for row in rows:
         if row.subprog != subprog:
             subprog = row.subprog
             say(f"\n{subprog}:")
-        for line in row_lines(row):
+        for line in row_lines(row if row.source != source else replace(row, source="")):
             say(line)
+        source = row.source or source
     say("")
 
 

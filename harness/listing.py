@@ -1,12 +1,16 @@
 """Listings for people: BPF insns beside native insns, a frame at a call."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from backends.base import FrameView, StackRef, Value
 from backends.image import Image
 from harness.isa.disasm import insn_text
 from harness.isa.insn import Hole, Prog
+
+Lines = Mapping[int, str]
+NO_LINES: Final[Lines] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,37 +21,42 @@ class Row:
     number: int | None
     text: str
     native: tuple[tuple[int, str], ...]  # (byte offset, text)
+    source: str = ""  # the line of the program's own source that begins here
 
 
-def bpf_rows(prog: Prog) -> list[Row]:
+def bpf_rows(prog: Prog, lines: Lines = NO_LINES) -> list[Row]:
     """A program without native code."""
-    return [row for index in range(len(prog.insns)) if (row := _bpf_row(prog, index, ())) is not None]
+    rows = (_bpf_row(prog, index, (), lines.get(index, "")) for index in range(len(prog.insns)))
+    return [row for row in rows if row is not None]
 
 
-def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...]) -> Row | None:
+def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...], source: str) -> Row | None:
     if isinstance(prog.ops[index], Hole):
         return None
     subprog = prog.subprogs[prog.subprog_of(index)]
-    return Row(subprog.name, index - subprog.start, insn_text(prog, index), native)
+    return Row(subprog.name, index - subprog.start, insn_text(prog, index), native, source)
 
 
-def native_rows(image: Image) -> list[Row]:
+def native_rows(image: Image, lines: Lines = NO_LINES) -> list[Row]:
     """An image beside what it was made of: per function the prologue, then insn by insn; the epilogue is with `exit`."""
     from backends.decode import disassemble
 
     prog = image.source.prog
     starts = [*image.insn_offsets, len(image.code)]
     decoded = disassemble(image.arch, image.code, image.base)
-    lines = [(address - image.base, f"{mnemonic} {operands}".rstrip()) for address, _, mnemonic, operands in decoded]
+    native = [(address - image.base, f"{mnemonic} {operands}".rstrip()) for address, _, mnemonic, operands in decoded]
     rows: list[Row] = []
     for symbol in image.symbols:
         subprog = prog.subprogs[symbol.subprog]
-        prologue = tuple(_between(lines, symbol.offset, starts[subprog.start]))
+        prologue = tuple(_between(native, symbol.offset, starts[subprog.start]))
         rows.append(Row(subprog.name, None, "prologue", prologue))
         end = symbol.offset + symbol.size
         for index in range(subprog.start, subprog.end):
             stop = starts[index + 1] if index + 1 < subprog.end else end
-            row = _bpf_row(prog, index, tuple(_between(lines, starts[index], stop)))
+            origin = image.source.origin[index]
+            first = index == 0 or image.source.origin[index - 1] != origin
+            source = lines.get(origin, "") if first else ""
+            row = _bpf_row(prog, index, tuple(_between(native, starts[index], stop)), source)
             if row is not None:
                 rows.append(row)
     return rows
@@ -58,7 +67,9 @@ def _between(lines: list[tuple[int, str]], low: int, high: int) -> Iterator[tupl
 
 
 def row_lines(row: Row) -> Iterator[str]:
-    """A row as terminal lines: the native insns stand to the right."""
+    """A row as terminal lines: the native insns stand to the right, the source's line above."""
+    if row.source:
+        yield f"      ; {row.source}"
     number = "" if row.number is None else f"{row.number:4}"
     left = f"{number:>4}  {row.text}"
     if not row.native:

@@ -59,13 +59,13 @@ def _detail(result: Result) -> Record:
     detail: Record = {
         "log": _log(result),
         "reproduce": _command(case, result.backend),
-        "bpf": [_row(row) for row in bpf_rows(case.assembled.prog)],
+        "bpf": [_row(row) for row in bpf_rows(case.assembled.prog, case.lines)],
         "native": [],
         "frames": [],
     }
     if isinstance(result.outcome, Ran):
         if result.outcome.image is not None:
-            rows = native_rows(result.outcome.image)
+            rows = native_rows(result.outcome.image, case.lines)
             detail["native"] = [_row(row) for row in rows]
         detail["frames"] = ["\n".join(frame_lines(view)) for view in result.outcome.frames]
     return detail
@@ -87,7 +87,8 @@ def _log(result: Result) -> str:
 
 
 def _row(row: Row) -> Record:
-    return {"subprog": row.subprog, "number": row.number, "text": row.text, "native": [list(n) for n in row.native]}
+    text = f"{row.text}    ; {row.source}" if row.source else row.text
+    return {"subprog": row.subprog, "number": row.number, "text": text, "native": [list(n) for n in row.native]}
 
 
 def error_record(error: CaseError) -> Record:

@@ -1,0 +1,48 @@
+"""A compiler's object as cases: every program of it must be accepted, and do the same on every back end."""
+
+from pathlib import Path
+from typing import Final
+
+from backends.calls import Body
+from harness.case import Case, CaseError, LoadedFile
+from harness.expect import Expect
+from harness.isa.asm import Assembled
+from harness.isa.elf import MAX_BYTES, ElfError, load_object
+
+SUFFIX: Final = ".o"
+CTX_BYTES: Final = 256  # of zeros, where nobody says what the context holds
+KFUNC_RESULT: Final = 0  # of every kfunc that an object names
+SECTIONS: Final = ("syscall", "syscall.s")  # the program types that there are
+
+
+def load_objects(path: Path, shown: str) -> LoadedFile:
+    """The programs of one object file. Never raises for what the file holds."""
+    try:
+        with path.open("rb") as stream:
+            programs = load_object(stream.read(MAX_BYTES + 1))
+    except OSError as error:
+        return LoadedFile((), (CaseError(shown, 1, 1, f"cannot be read: {error.strerror or error}"),))
+    except ElfError as error:
+        return LoadedFile((), (CaseError(shown, 1, 1, str(error)),))
+    errors = tuple(
+        CaseError(
+            shown,
+            1,
+            1,
+            f"{p.name}: section {p.section!r} is of no program type that is known here: {', '.join(SECTIONS)}",
+        )
+        for p in programs
+        if p.section not in SECTIONS
+    )
+    cases = (
+        Case(
+            name=program.name, file=shown, line=1, about=f"Function {program.name} of section {program.section} is accepted.",
+            spec=(f"{shown}, section {program.section}",), needs=(), type="syscall", ctx=bytes(CTX_BYTES),
+            kfuncs=tuple(Body(proto, KFUNC_RESULT) for proto in program.prog.kfuncs),
+            assembled=Assembled(program.prog, ()), expect=Expect("accept"), sources=(),
+            lines={insn: str(line) for insn, line in program.lines.items()},
+        )
+        for program in programs
+        if program.section in SECTIONS
+    )  # fmt: skip
+    return LoadedFile(tuple(cases), errors)
