@@ -1,5 +1,6 @@
 """Back ends with a verifier of their own: what is asked of them, and what is said where they differ."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,14 @@ import pytest
 
 from backends.base import Call, Died, Difference, Job, Loaded, Outcome, Ran, Refused, Unsupported, Violation
 from backends.calls import Body
-from backends.linux import settings
+from backends.interp import Interpreter
+from backends.linux import differs, golden, settings
 from harness import cli
 from harness.case import Case, load_file
 from harness.report import record_of
 from harness.suite import Result, Suite, unexecuted
 
+ROOT = Path(__file__).resolve().parents[2]
 ACCEPTED = """
 - case: seven
   about: R0 is the result.
@@ -127,6 +130,60 @@ def test_a_stated_difference(outcome: Outcome, status: str, got: str, tmp_path: 
     assert not unexecuted([result])
 
 
+def test_what_is_not_stated_is_left(tmp_path: Path) -> None:
+    """Two things are wrong, one of them stated."""
+    wrong = loaded(retval=8, memory=b"\2\x0b")
+    stated = Difference(r"memory = 02 0b", "it counts twice", "differs.yaml")
+    result = judged(tmp_path, ACCEPTED, wrong, stated)
+    assert (result.status, [m.got for m in result.mismatches]) == ("failed", ["retval = 8 (its own run)"])
+
+
+def test_a_stated_difference_of_a_refusal(tmp_path: Path) -> None:
+    stated = Difference("R1 !read_ok", "it looks at R1 first", "differs.yaml")
+    other = replace(REFUSED, message="R1 !read_ok", log="R1 !read_ok")
+    result = judged(tmp_path, REJECTED, other, stated)
+    assert (result.status, result.reason, result.verdict_word) == ("differs", "it looks at R1 first", "reject")
+
+
+def test_no_kernel_is_no_difference(tmp_path: Path) -> None:
+    result = judged(tmp_path, ACCEPTED, Unsupported("no kernel"), CRASH)
+    assert (result.status, result.reason) == ("skipped", "no kernel")
+    assert unexecuted([result])
+
+
+def test_a_failed_run_is_made_once_more_for_the_report(tmp_path: Path) -> None:
+    judge = Judge(loaded(retval=8))
+    Suite().judge(case_of(tmp_path, ACCEPTED), judge)
+    assert [job.detail for job in judge.jobs] == [False, True]
+    for outcome, stated in ((RAN, None), (REFUSED, None), (loaded(retval=8), Difference("= 8", "x", "x"))):
+        judge = Judge(outcome, stated)
+        Suite().judge(case_of(tmp_path, ACCEPTED), judge)
+        assert [job.detail for job in judge.jobs] == [False]
+
+
+NO_MESSAGE = REJECTED.replace(", msg: R0 !read_ok", "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [(REFUSED, "passed"), (replace(REFUSED, message="R0 is odd", log="R0 is odd"), "failed")],
+)
+def test_without_a_message_of_the_case_ours_is_asked_for(outcome: Outcome, status: str, tmp_path: Path) -> None:
+    assert judged(tmp_path, NO_MESSAGE, outcome).status == status
+
+
+def test_kfuncs_are_announced_to_judges_only(tmp_path: Path) -> None:
+    class Listening(Judge):
+        def announce(self, bodies: Iterable[Body]) -> None:
+            heard.extend(body.proto.name for body in bodies)
+
+    heard: list[str] = []
+    kfuncs = '  kfuncs: {"u64 kf(u64 a)": sum}\n'
+    case = case_of(tmp_path, ACCEPTED.replace("  prog:", f"{kfuncs}  prog:"))
+    Suite().announce([case, case], [Interpreter(), Listening(RAN)])
+    assert heard == ["kf", "kf"]
+
+
 def test_a_refused_program_is_put_to_the_judge(tmp_path: Path) -> None:
     judge = Judge(REFUSED)
     Suite().judge(case_of(tmp_path, REJECTED), judge)
@@ -140,6 +197,101 @@ def test_the_report_has_the_judges_words(tmp_path: Path) -> None:
     }  # fmt: skip
     assert record["detail"]["log"] == LOG
     assert record_of(judged(tmp_path, ACCEPTED, RAN))["verdict"] == "accept"
+
+
+RECORDS: dict[str, tuple[str, Outcome, Difference | None, dict[str, object]]] = {
+    "passed": (ACCEPTED, RAN, None, {"status": "passed", "verdict": "accept", "retval": 0x7_0000_0007, "reason": ""}),
+    "rejected": (REJECTED, REFUSED, None, {"status": "passed", "verdict": "reject", "errno": 13, "at": "main 1"}),
+    "refused as a whole": (REJECTED, replace(REFUSED, insn=None), None, {"at": None, "rule": None, "retval": None}),
+    "differs": (ACCEPTED, Died("the guest crashed"), CRASH, {"status": "differs", "reason": "a NULL pointer"}),
+    "died": (
+        ACCEPTED,
+        Died("the guest crashed"),
+        None,
+        {"status": "failed", "retval": None, "calls": [], "reason": ""},
+    ),
+    "skipped": (
+        ACCEPTED,
+        Unsupported("no kernel"),
+        None,
+        {"status": "skipped", "reason": "no kernel", "mismatches": []},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records(name: str, tmp_path: Path) -> None:
+    text, outcome, stated, fields = RECORDS[name]
+    record = record_of(judged(tmp_path, text, outcome, stated))
+    assert {key: record[key] for key in fields} == fields
+    assert ("detail" in record) == (name == "died")
+    assert (record["file"], record["backend"]) == ("c.yaml", "judge")
+
+
+def test_the_record_of_a_death_says_what_died(tmp_path: Path) -> None:
+    record = record_of(judged(tmp_path, ACCEPTED, Died("the guest crashed")))
+    assert record["mismatches"] == [{"check": "RUN", "expect": "a run", "got": "the guest crashed", "where": ""}]
+    assert record["detail"]["reproduce"] == "callconv show c.yaml::seven --backend judge"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the built-in verifier's refusal is reported as the verdict of a kernel that died"
+)
+def test_the_record_of_a_death_has_no_verdict(tmp_path: Path) -> None:
+    record = record_of(judged(tmp_path, REJECTED, Died("the guest crashed")))
+    assert (record["verdict"], record.get("rule"), record.get("errno")) == (None, None, None)
+
+
+CASE = "cases/args/registers.yaml::no_arguments"
+
+
+@pytest.mark.xfail(strict=True, raises=golden.GoldenError, reason="harness.cli.main() does not know GoldenError")
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", CASE, "--backend", "golden-x86_64", "--no-reports"], ["compare", CASE, "--golden", "--arch", "x86_64"]],
+)
+def test_a_damaged_record_is_wrong_input(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x86_64.json").write_text("{", encoding="utf-8")
+    monkeypatch.setattr(golden, "FOLDER", tmp_path)
+    monkeypatch.chdir(ROOT)
+    assert cli.main(arguments) == 2
+    assert "x86_64.json: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.xfail(strict=True, raises=differs.DiffersError, reason="harness.cli.main() does not know DiffersError")
+def test_a_damaged_entry_is_wrong_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "differs.yaml"
+    path.write_text("- {case: x}\n", encoding="utf-8")
+    monkeypatch.setattr(differs.load_differences, "__defaults__", (path,))
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["run", CASE, "--backend", "golden-x86_64", "--no-reports"]) == 2
+    assert "differs.yaml: entry 1" in capsys.readouterr().err
+
+
+def test_this_machines_kernel_needs_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    path = tmp_path / "c.yaml"
+    path.write_text(ACCEPTED + REJECTED, encoding="utf-8")
+    arguments = ["run", str(path), "--backend", "linux-host", "--no-reports"]
+    assert (cli.main(arguments), cli.main([*arguments, "--allow-skips"])) == (1, 1)  # nothing was judged
+    out = capsys.readouterr().out
+    assert "skipped 2: bpf(2) on this machine's own kernel needs root" in out
+    assert "linux-host: no Linux answered" in out
+
+
+def test_no_kernel_to_compare_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(settings.Settings, "__init__", lambda self, *a, **k: _set(self, tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert cli.main(["compare", CASE, "--arch", "arm64"]) == 1
+    assert "no kernel image for arm64" in capsys.readouterr().out
 
 
 def test_no_kernel_is_said_and_not_green(

@@ -4,8 +4,9 @@ import pytest
 
 from backends.image import Addresses, Image
 from backends.linux.ask import Answer, NativeFunc
-from backends.linux.image import ImageError, image_of
+from backends.linux.image import ImageError, called, image_of
 from harness.isa.asm import Source, assemble
+from harness.isa.proto import parse_proto
 
 BASE = 0x4000_0000
 PADS = Addresses(BASE, {"bpf_get_prandom_u32": 0x4400_0010, "bpf_get_smp_processor_id": 0x4400_0020, "kf": 0x4400_0030})
@@ -112,3 +113,163 @@ def test_insns_that_the_kernel_removed() -> None:
 def test_no_native_code() -> None:
     with pytest.raises(ImageError, match="its JIT is off, or the reader has no right to see it"):
         moved("x86_64", "exit", [], [])
+
+
+def test_x86_64_per_cpu_keeps_its_place_in_the_page() -> None:
+    """add rax, gs:[0xffffffff83dbd7a8]: 0x7a8 bytes into the page."""
+    code = "6548030425" + "a8d7db83" + "c3"
+    image = moved("x86_64", "call bpf_get_smp_processor_id\nexit", [(X86_MAIN, code)], [(0, X86_MAIN)])
+    assert image.code[:10].hex() == "6548030425" + "a8070028" + "c3"
+
+
+def test_functions_lie_on_multiples_of_16() -> None:
+    """Of 17, 16 and 1 bytes: at 0, 32 and 48, in the order of the kernel, with zeros between them."""
+    funcs = [(X86_MAIN, "90" * 16 + "c3"), (X86_SUB, "90" * 15 + "c3"), (X86_SUB + 0x100, "c3")]
+    lines = [(0, X86_MAIN), (1, X86_MAIN + 16), (2, X86_SUB), (4, X86_SUB + 0x100)]
+    prog = assemble([Source("main", "call f\nexit"), Source("f", "call g\nexit"), Source("g", "exit")], []).prog
+    answer = Answer(0, "", funcs=tuple(NativeFunc(at, bytes.fromhex(code)) for at, code in funcs), lines=tuple(lines))
+    image = image_of("x86_64", prog, answer, {}, PADS)
+    assert [(s.name, s.offset, s.size, s.subprog) for s in image.symbols] == [
+        ("main", 0, 17, 0), ("f", 32, 16, 1), ("g", 48, 1, 2),
+    ]  # fmt: skip
+    assert image.code.hex() == ("90" * 16 + "c3").ljust(64, "0") + "90" * 15 + "c3" + "c3".ljust(32, "0")
+    assert (image.arch, image.base, image.source.prog) == ("x86_64", BASE, prog)
+    assert image.insn_offsets == (0, 16, 32, 48, 48)
+
+
+def test_a_subprog_that_the_kernel_dropped() -> None:
+    """Its insns are at the end, where no function is; the ones around it keep their names."""
+    sources = [Source(name, text) for name, text in (("main", "call g\nexit"), ("f", "r0 = 0\nexit"), ("g", "exit"))]
+    funcs = (NativeFunc(X86_MAIN, b"\x90\xc3"), NativeFunc(X86_SUB, b"\xc3"))
+    lines = ((0, X86_MAIN), (1, X86_MAIN + 1), (4, X86_SUB))
+    image = image_of("x86_64", assemble(sources, []).prog, Answer(0, "", funcs=funcs, lines=lines), {}, PADS)
+    assert [(s.name, s.offset, s.subprog) for s in image.symbols] == [("main", 0, 0), ("g", 16, 2)]
+    assert image.insn_offsets == (0, 1, 17, 17, 16)
+    assert [image.insn_at(offset) for offset in (0, 1, 16, 17)] == [0, 1, 4, None]
+
+
+def test_the_second_slot_of_a_constant() -> None:
+    lines = [(0, X86_MAIN), (2, X86_MAIN + 10)]
+    image = moved("x86_64", "r0 = 5 ll\nexit", [(X86_MAIN, "48b8" + "05" + "00" * 7 + "c3")], lines)
+    assert image.insn_offsets == (0, 10, 10)
+
+
+def test_x86_64_jumps_inside_a_function_stay() -> None:
+    """At 0 a jump to 6, and at 6 one to 0: the first byte of a function is inside it."""
+    code = "e901000000" + "90" + "e9" + "f5ffffff" + "c3"
+    assert moved("x86_64", "exit", [(X86_MAIN, code)], [(0, X86_MAIN)]).code[:12].hex() == code
+
+
+def test_x86_64_return_thunk_of_every_exit() -> None:
+    """Two of them in one function; the bytes around them stay."""
+    thunk = 0xFFFF_FFFF_8200_0000
+    code = "90e9" + rel32(thunk, X86_MAIN + 6) + "90e9" + rel32(thunk, X86_MAIN + 12)
+    assert moved("x86_64", "exit", [(X86_MAIN, code)], [(0, X86_MAIN)]).code[:12].hex(" ") == (
+        "90 c3 cc cc cc cc 90 c3 cc cc cc cc"
+    )
+
+
+def test_x86_64_a_call_backwards() -> None:
+    """f, at 16, calls main, at 0: 5 + 16 bytes back."""
+    lines = [(0, X86_MAIN), (1, X86_SUB), (2, X86_SUB + 5)]
+    funcs = [(X86_MAIN, "c3"), (X86_SUB, "e8" + rel32(X86_MAIN, X86_SUB + 5) + "c3")]
+    image = moved("x86_64", "exit", funcs, lines, "call pc-2\nexit")
+    assert image.code[16:22].hex() == "e8" + "ebffffff" + "c3"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a displacement from rip is taken for an address, and a negative one is not seen"
+)
+@pytest.mark.parametrize("variable", [0xFFFF_FFFF_83DB_D028, 0xFFFF_FFFF_C100_0028])
+def test_x86_64_per_cpu_from_rip(variable: int) -> None:
+    """add rax, gs:[rip + X], 8 bytes: X leads from the next insn to the variable."""
+    code = "65480305" + rel32(variable, X86_MAIN + 8) + "c3"
+    image = moved("x86_64", "call bpf_get_smp_processor_id\nexit", [(X86_MAIN, code)], [(0, X86_MAIN)])
+    assert image.code[:9].hex() == "65480305" + rel32(0x2800_0028, BASE + 8) + "c3"
+
+
+@pytest.mark.parametrize(
+    ("arch", "at", "first", "pads"),
+    [
+        ("x86_64", X86_MAIN, "f30f1efa", True),  # endbr64
+        ("x86_64", X86_MAIN, "0f1f4000", False),  # nop
+        ("arm64", ARM_MAIN, "5f2403d5", True),  # bti c
+        ("arm64", ARM_MAIN, "3f2303d5", False),  # paciasp
+    ],
+)
+def test_landing_pads(arch: str, at: int, first: str, pads: bool) -> None:
+    end = {"x86_64": "c3", "arm64": "c0035fd6"}[arch]
+    assert moved(arch, "exit", [(at, first + end)], [(0, at)]).landing_pads == pads
+
+
+def test_arm64_a_call_backwards() -> None:
+    """nop; bl main; ret: f lies at 16, so main, at 0, is 5 insns before the call."""
+    back = 0x9400_0000 | (ARM_MAIN - ARM_SUB - 4) // 4 & 0x3FF_FFFF
+    funcs = [(ARM_MAIN, arm(0xD65F_03C0)), (ARM_SUB, arm(0xD503_201F, back, 0xD65F_03C0))]
+    lines = [(0, ARM_MAIN), (1, ARM_SUB + 4), (1, ARM_SUB), (2, ARM_SUB + 8)]
+    image = moved("arm64", "exit", funcs, lines, "call pc-2\nexit")
+    assert image.code[16:28].hex() == arm(0xD503_201F, 0x97FF_FFFB, 0xD65F_03C0)
+
+
+def test_arm64_only_the_constant_of_the_call_is_changed() -> None:
+    """movz x10, #7; movz x9, ...: the first is of another register's run; 4 parts of 16 bits lead to the pad."""
+    code = arm(
+        0xD280_00E9,  # movz x9, #7
+        0xD294_130A,  # movz x10, #0xa098
+        0xF2B0_062A,  # movk x10, #0x8031, lsl #16
+        0xF2D0_000A,  # movk x10, #0x8000, lsl #32
+        0xF2FF_FFEA,  # movk x10, #0xffff, lsl #48
+        0xD63F_0140,  # blr x10
+        0xD65F_03C0,  # ret
+    )
+    lines = [(0, ARM_MAIN), (1, ARM_MAIN + 24)]
+    image = moved("arm64", "call bpf_get_prandom_u32\nexit", [(ARM_MAIN, code)], lines)
+    assert image.code[:28].hex() == arm(
+        0xD280_00E9, 0xD280_020A, 0xF2A8_800A, 0xF2C0_000A, 0xF2E0_000A, 0xD63F_0140, 0xD65F_03C0
+    )
+
+
+def test_a_kfunc_is_found_by_its_address() -> None:
+    prog = assemble([Source("main", "call kf\nexit")], [parse_proto("u64 kf(void)")]).prog
+    code = bytes.fromhex("e8" + rel32(0xFFFF_FFFF_C020_0000, X86_MAIN + 5) + "c3")
+    answer = Answer(0, "", funcs=(NativeFunc(X86_MAIN, code),), lines=((0, X86_MAIN), (1, X86_MAIN + 5)))
+    image = image_of("x86_64", prog, answer, {0xFFFF_FFFF_C020_0000: "kf"}, PADS)
+    assert image.code[:6].hex() == "e8" + rel32(0x4400_0030, BASE + 5) + "c3"
+
+
+def test_an_unknown_target_is_named() -> None:
+    code = "e8" + rel32(0xFFFF_FFFF_8100_0010, X86_MAIN + 5) + "c3"
+    with pytest.raises(ImageError, match=r"^`call 0xffffffff81000010` refers to 0xffffffff81000010, which"):
+        moved("x86_64", "exit", [(X86_MAIN, code)], [(0, X86_MAIN)])
+    words = arm(0xD280_020A, 0xF2B0_000A, 0xD63F_0140)  # movz x10, #0x10; movk x10, #0x8000, lsl #16; blr x10
+    with pytest.raises(ImageError, match=r"^`blr` refers to 0x80000010, which"):
+        moved("arm64", "exit", [(ARM_MAIN, words)], [(0, ARM_MAIN)])
+
+
+def test_a_helper_that_the_case_cannot_call() -> None:
+    prog = assemble([Source("main", "exit")], []).prog
+    code = bytes.fromhex("e8" + rel32(HELPER["x86_64"], X86_MAIN + 5) + "c3")
+    answer = Answer(0, "", funcs=(NativeFunc(X86_MAIN, code),), lines=((0, X86_MAIN),))
+    with pytest.raises(ImageError, match="neither a subprog nor a helper or kfunc of the case"):
+        image_of("x86_64", prog, answer, {HELPER["x86_64"]: "bpf_trace_printk"}, PADS)
+
+
+def test_lines_that_do_not_fit_the_functions() -> None:
+    with pytest.raises(ImageError, match=f"does not say which insns the function at {X86_SUB:#x} has"):
+        moved("x86_64", "exit", [(X86_MAIN, "c3"), (X86_SUB, "c3")], [(0, X86_MAIN)], "exit")
+    with pytest.raises(ImageError, match=f"native code is at {X86_MAIN + 1:#x}, outside every function"):
+        moved("x86_64", "r0 = 0\nexit", [(X86_MAIN, "c3")], [(0, X86_MAIN), (1, X86_MAIN + 1)])
+
+
+def test_one_helper_is_called_and_one_is_inlined() -> None:
+    code = "e8" + rel32(HELPER["x86_64"], X86_MAIN + 5) + "31c0" + "c3"
+    lines = [(0, X86_MAIN), (1, X86_MAIN + 5), (2, X86_MAIN + 7)]
+    text = "call bpf_get_prandom_u32\ncall bpf_get_smp_processor_id\nexit"
+    assert moved("x86_64", text, [(X86_MAIN, code)], lines).inlined == frozenset({1})
+
+
+def test_what_a_function_calls() -> None:
+    x86 = NativeFunc(X86_MAIN, bytes.fromhex("e8" + rel32(X86_SUB, X86_MAIN + 5) + "ffd0" + "c3"))
+    assert list(called("x86_64", x86)) == [X86_SUB]
+    words = arm(0x9400_0000 | (ARM_SUB - ARM_MAIN) // 4, 0xD63F_0140, 0xD65F_03C0)
+    assert list(called("arm64", NativeFunc(ARM_MAIN, bytes.fromhex(words)))) == [ARM_SUB]

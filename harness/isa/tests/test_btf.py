@@ -1,7 +1,7 @@
 """BTF as it is written: bytes typed by hand from Linux Documentation/bpf/btf.rst."""
 
-from harness.isa.btf import GLOBAL, Btf, func_info, line_info
-from harness.isa.proto import CInt, CPtr, CVoid, parse_proto
+from harness.isa.btf import DECL_TAG, GLOBAL, STATIC, Btf, func_info, line_info
+from harness.isa.proto import CInt, CPtr, CStruct, CVoid, parse_proto
 
 
 def words(blob: bytes) -> list[int]:
@@ -51,3 +51,69 @@ def test_a_context_argument_is_tagged() -> None:
 def test_infos() -> None:
     assert func_info([(0, 4), (7, 9)]).hex(" ", 4) == "00000000 04000000 07000000 09000000"
     assert line_info([(3, 1, 2, 5)]).hex(" ", 4) == "03000000 01000000 02000000 00140000"
+
+
+def test_nothing_is_a_header_and_an_empty_string() -> None:
+    assert Btf().blob().hex() == "9feb0100 18000000 00000000 00000000 00000000 01000000 00".replace(" ", "")
+
+
+def test_a_whole_section() -> None:
+    """`static void f(u8 *p __arg_ctx)`: INT, PTR, FUNC_PROTO, FUNC, DECL_TAG, as `bpftool btf dump` numbers them."""
+    types = Btf()
+    assert types.func(parse_proto("void f(u8 *p __arg_ctx)"), STATIC) == 4
+    blob = types.blob()
+    assert blob[:24].hex(" ", 4) == "9feb0100 18000000 00000000 4c000000 4c000000 10000000"
+    assert blob[24:-16].hex(" ", 4) == (
+        "03000000 00000001 01000000 08000000"  # 1: INT at 3, 1 byte, unsigned, 8 bits
+        " 00000000 00000002 01000000"  # 2: PTR to 1
+        " 00000000 0100000d 00000000 01000000 02000000"  # 3: FUNC_PROTO, void, of 1: `p` at 1, type 2
+        " 06000000 0000000c 03000000"  # 4: FUNC at 6, static, 3
+        " 08000000 00000011 04000000 00000000"  # 5: DECL_TAG at 8 on 4, parameter 0
+    )
+    assert blob[-16:] == b"\0p\0u8\0f\0arg:ctx\0"
+
+
+def test_a_struct_has_two_u64() -> None:
+    types = Btf()
+    assert types.type_id(CPtr(CStruct("c"))) == 3
+    blob = types.blob()
+    assert blob[-11:] == b"\0u64\0a\0b\0c\0"
+    assert words(blob[24:-11]) == [
+        1, 1 << 24, 8, 64,  # 1: INT u64
+        9, 4 << 24 | 2, 16,  # 2: STRUCT c of two members, 16 bytes
+        5, 1, 0,  # `a`, u64, at bit 0
+        7, 1, 64,  # `b`, u64, at bit 64
+        0, 2 << 24, 2,  # 3: PTR to 2
+    ]  # fmt: skip
+
+
+def test_two_functions_share_their_types() -> None:
+    types = Btf()
+    first, second = (types.func(parse_proto(text), GLOBAL) for text in ("int f(int a)", "int g(int a)"))
+    assert (first, second) == (3, 5)
+    assert types.blob().endswith(b"\0a\0int\0f\0g\0")
+
+
+def test_a_function_under_another_name() -> None:
+    types = Btf()
+    types.func(parse_proto("void f(void)"), GLOBAL, "g")
+    assert types.blob().endswith(b"\0g\0")
+
+
+def test_a_tag_on_a_whole_type() -> None:
+    types = Btf()
+    func = types.func(parse_proto("void f(void)"), GLOBAL)
+    types.decl_tag("bpf_kfunc", func)
+    assert words(types.blob()[24:])[6:10] == [3, DECL_TAG << 24, func, 0xFFFF_FFFF]
+
+
+def test_split_btf_has_no_empty_string_and_offsets_go_on() -> None:
+    types = Btf(first_id=100, first_string=5000)
+    assert [types.string(text) for text in ("abc", "de", "abc", "f")] == [5000, 5004, 5000, 5007]
+    assert types.type_id(CPtr(CInt("u8", 1, False))) == 101
+    assert types.blob().endswith(b"abc\0de\0f\0u8\0")
+    assert words(types.blob())[3:6] == [28, 28, 12]  # bytes of types, where strings begin, their bytes
+
+
+def test_no_infos() -> None:
+    assert (func_info([]), line_info([])) == (b"", b"")
