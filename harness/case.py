@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from backends.base import ExpectedPlace
 from backends.calls import Body
-from harness.expect import Expect, ExpectedCall, build_expect, hex_bytes
+from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_bytes
 from harness.isa.asm import Assembled, Source, assemble
+from harness.isa.maps import Map, MapError, check
 from harness.isa.proto import Proto, ProtoError, parse_proto
 from harness.isa.tokens import AsmError
 from harness.params import Budget, Notes, Variant, variants
@@ -195,8 +196,8 @@ class _Builder:
     def build(self) -> Case | None:
         """The case, or None; what is wrong is in `notes`."""
         ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
-        kfuncs, sources = tuple(self._kfuncs()), tuple(self._sources())
-        assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs])
+        kfuncs, maps, sources = tuple(self._kfuncs()), tuple(self._maps()), tuple(self._sources())
+        assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs], maps)
         protos = {s.name: s.proto for s in sources} | {k.proto.name: k.proto for k in kfuncs}
         expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, assembled, ctx)
         if assembled is None or ctx is None:
@@ -233,6 +234,18 @@ class _Builder:
                 self.notes.at(path, f"{proto.name}: expected {expected}, found {quoted(returns)}{hint}")
             yield Body(proto, returns)
 
+    def _maps(self) -> Iterator[Map]:
+        for name, data in self.data.get("maps", {}).items():
+            path = ("maps", name)
+            content = entries_of(self.notes, (*path, "content"), data.get("content", {}))
+            shape = (data["type"], data["key"], data["value"], data["entries"])
+            rdonly, frozen = data.get("access") == "read", data.get("frozen", False)
+            try:
+                if content is not None:
+                    yield check(Map(name, *shape, rdonly, frozen, content))
+            except MapError as error:
+                self.notes.at(path, f"{name}: {error}", key=True)
+
     def _sources(self) -> Iterator[Source]:
         for head, text in self.data["prog"].items():
             path = ("prog", head)
@@ -261,14 +274,14 @@ class _Builder:
             self.notes.at(path, f"there is a function {quoted(name)} already", key=True)
         self.paths.setdefault(name, path)
 
-    def _assembled(self, sources: Sequence[Source], kfuncs: Sequence[Proto]) -> Assembled | None:
+    def _assembled(self, sources: Sequence[Source], kfuncs: Sequence[Proto], maps: Sequence[Map]) -> Assembled | None:
         for source in sources:
             for number, line in enumerate(source.text.split("\n")):
                 if len(line) > MAX_LINE:
                     self.notes.within(self.paths[source.name], number, 0, f"a line of more than {MAX_LINE} characters")
                     return None
         try:
-            return assemble(sources, kfuncs)
+            return assemble(sources, kfuncs, maps)
         except AsmError as error:
             self.notes.within(self.paths[error.subprog], error.line, error.column, error.message)
             return None

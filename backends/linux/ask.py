@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.base import Job
+from backends.base import Entries, Job
 from backends.linux import bpf
 from backends.linux.syscalls import Done, Kernel, Syscall, close
 from harness.isa import btf
-from harness.isa.insn import CallKfunc, Prog, Subprog
+from harness.isa.insn import CallKfunc, LdImm64, Prog, Subprog
+from harness.isa.opcodes import MAP_INDEX, MAP_INDEX_VALUE, MASK32
 from harness.isa.proto import CInt, CPtr, CVoid, Param, Proto
 
 LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
@@ -47,6 +48,7 @@ class Answer:
     memory: bytes = b""
     funcs: tuple[NativeFunc, ...] = ()
     lines: tuple[tuple[int, int], ...] = ()
+    maps: tuple[Entries, ...] = ()
 
     @property
     def message(self) -> str:
@@ -85,16 +87,24 @@ def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
 
 def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> Answer:
     prog = job.prog
-    blob, load = _load(prog, kfuncs, lines=lines, verbose=job.verbose)
+    maps = _maps(prog)
+    first = len(maps)
+    blob, load = _load(prog, kfuncs, first, lines=lines, verbose=job.verbose)
+    count = len(prog.maps)
     calls: list[Syscall] = [
+        *maps,
         bpf.btf_load(blob),
         bpf.prog_load(load),
-        bpf.test_run(1, job.ctx),
-        bpf.prog_info(1, len(prog.insns)),
-        close(1),
-        close(0),
+        bpf.test_run(first + 1, job.ctx),
+        bpf.prog_info(first + 1, len(prog.insns)),
+        *(bpf.map_lookup_all(call, map_) for call, map_ in enumerate(prog.maps)),
+        *(close(call) for call in (first + 1, first, *range(count))),
     ]
     done = kernel.batch(calls)
+    for call, made in enumerate(done[:first]):
+        if made.ret < 0:
+            return Answer(-made.ret, f"the kernel does not make the maps: call {call} gives errno {-made.ret}")
+    done = done[first:]
     if done[0].ret < 0:
         return Answer(-done[0].ret, done[0].bufs[2].decode(errors="replace"))
     log = _OUR_LINE.sub("", bpf.load_log(done[1]))
@@ -105,7 +115,19 @@ def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> A
         processed=int(processed.group(1)) if processed else 0,
         stack_depths=tuple(map(int, depth.group(1).split("+"))) if depth else (),
     )
-    return answer if answer.errno else _accepted(answer, done[2], done[3], len(job.ctx))
+    if answer.errno:
+        return answer
+    entries = tuple(bpf.map_entries(found, map_) for found, map_ in zip(done[4:], prog.maps, strict=False))
+    return replace(_accepted(answer, done[2], done[3], len(job.ctx)), maps=entries)
+
+
+def _maps(prog: Prog) -> list[Syscall]:
+    """The calls that make a program's maps: call `i` makes map `i`; the others fill them and freeze them."""
+    calls = [bpf.map_create(map_) for map_ in prog.maps]
+    for number, map_ in enumerate(prog.maps):
+        calls += [bpf.map_update(number, key, value) for key, value in map_.content]
+        calls += [bpf.map_freeze(number)] if map_.frozen else []
+    return calls
 
 
 def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
@@ -122,8 +144,8 @@ def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
     )
 
 
-def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) -> tuple[bytes, bpf.Load]:
-    """The BTF of a program and its load."""
+def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, *, lines: bool, verbose: bool) -> tuple[bytes, bpf.Load]:
+    """The BTF of a program and its load; call `btf_call` of the batch gives the fd of the BTF."""
     types = btf.Btf()
     types.type_id(CInt("int", 4, True))  # the kernel refuses BTF without a type
     file = types.string(LINE_FILE)
@@ -133,10 +155,11 @@ def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) ->
     load = bpf.Load(
         prog_type="syscall",
         insns=_raw(prog, kfuncs),
-        btf_call=0,
+        btf_call=btf_call,
         func_info=btf.func_info(infos),
         line_info=btf.line_info(rows) if lines else b"",
-        fd_array=(0, *kfuncs.btf_fds) if kfuncs else (),
+        fd_array=_btf_fds(kfuncs),
+        map_calls=tuple(range(len(prog.maps))),
         log_level=bpf.LOG_STATS | (bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
     )
     return types.blob(), load
@@ -154,11 +177,18 @@ def _functions(prog: Prog) -> Iterator[tuple[Subprog, Proto, int]]:
         yield subprog, proto, btf.GLOBAL if index == 0 or proto.is_global else btf.STATIC
 
 
+def _btf_fds(kfuncs: KfuncIds | None) -> tuple[int, ...]:
+    """The beginning of fd_array."""
+    return (0, *kfuncs.btf_fds) if kfuncs else ()
+
+
 def _raw(prog: Prog, kfuncs: KfuncIds | None) -> bytes:
-    """The insns as the kernel wants them: kfuncs by their ids in the BTF at index 1 of fd_array."""
+    """The insns as the kernel wants them: kfuncs by their ids in the BTF at index 1 of fd_array, maps by their index there."""
     out = bytearray(b"".join(insn.to_bytes() for insn in prog.insns))
     for index, op in enumerate(prog.ops):
         proto = prog.kfunc(op.btf_id) if isinstance(op, CallKfunc) else None
         if proto is not None and kfuncs is not None and proto in kfuncs.places:
             struct.pack_into("<hi", out, 8 * index + 2, *kfuncs.places[proto])
+        if isinstance(op, LdImm64) and op.pseudo in (MAP_INDEX, MAP_INDEX_VALUE) and prog.maps:
+            struct.pack_into("<I", out, 8 * index + 4, (op.value & MASK32) + len(_btf_fds(kfuncs)))
     return bytes(out)

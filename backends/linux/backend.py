@@ -12,9 +12,13 @@ from backends.linux.differs import Differences
 from backends.linux.image import ImageError, called, image_of
 from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
+from backends.maps import MAP_HELPERS
 from backends.native import KERNEL_ONLY, Bench, addresses_of
+from harness.isa.asm import Source as Text
+from harness.isa.asm import assemble
 from harness.isa.calls import HELPERS
 from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
+from harness.isa.maps import TYPES, Map
 
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
 MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
@@ -212,9 +216,44 @@ def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> R
     except ImageError as error:
         return Unsupported(f"its native code cannot be judged: {error}")
     loaded = Loaded(
-        answer.log, answer.processed, answer.stack_depths, answer.xlated, answer.run_errno, answer.retval, answer.memory
+        answer.log,
+        answer.processed,
+        answer.stack_depths,
+        answer.xlated,
+        answer.run_errno,
+        answer.retval,
+        answer.memory,
+        answer.maps,
     )
     return Accepted(loaded, image)
+
+
+_WITH_MAP: Final = """
+r6 = 0
+*(u64 *)(r10 - 8) = r6
+*(u64 *)(r10 - 16) = r6
+r1 = m ll
+r2 = r10
+r2 += -8
+r3 = r10
+r3 += -16
+r4 = 0
+call {name}
+r0 = 0
+exit
+"""
+
+
+def _map_helper_addresses(kernel: Kernel) -> dict[int, str]:
+    """Each type of map has functions of its own, which a kernel calls where it knows the map."""
+    found: dict[int, str] = {}
+    for type_ in TYPES:
+        for name in MAP_HELPERS:
+            map_ = Map("m", type_, 4, 8, 1)
+            prog = assemble([Text("main", _WITH_MAP.format(name=name))], (), [map_]).prog
+            for func in ask(kernel, Job(prog, None, b"", ())).funcs:
+                found |= dict.fromkeys(called(kernel.arch, func), name)
+    return found
 
 
 def _tiny(*insns: Insn) -> Job:
@@ -232,9 +271,12 @@ def helper_addresses(kernel: Kernel) -> dict[int, str]:
     """Where the kernel has each helper: the only call that a program of one call makes; inlined ones have none."""
     found: dict[int, str] = {}
     for number, helper in HELPERS.items():
+        if helper.name in MAP_HELPERS:
+            continue
         answer = ask(kernel, _tiny(Insn(CALL, 0, 0, 0, number), Insn(0xB7), Insn(EXIT)))
         for func in answer.funcs:
             found |= dict.fromkeys(called(kernel.arch, NativeFunc(func.address, func.code)), helper.name)
+    found |= _map_helper_addresses(kernel)
     answer = ask(kernel, _tiny(Insn(MAY_GOTO, off=1), Insn(0xB7, 1), Insn(0xB7), Insn(EXIT)))
     for func in answer.funcs:
         found |= dict.fromkeys(called(kernel.arch, func), KERNEL_ONLY[0])

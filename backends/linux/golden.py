@@ -37,6 +37,7 @@ def digest(job: Job) -> str:
     said = [insn.to_bytes() for insn in job.prog.insns]
     said += [f"{s.name} {s.start} {s.proto} {s.proto and s.proto.is_global}".encode() for s in job.prog.subprogs]
     said += [f"{body.proto} {body.returns}".encode() for body in job.bodies]
+    said += [str(map_).encode() for map_ in job.prog.maps]
     return hashlib.sha256(b"\n".join([*said, job.ctx])).hexdigest()[:16]
 
 
@@ -70,6 +71,8 @@ def to_record(job: Job, reply: Reply) -> dict[str, Any] | None:
             row |= {"retval": loaded.retval, "processed": loaded.processed_insns, "depths": list(loaded.stack_depths)}
             row |= {"run_errno": loaded.run_errno} if loaded.run_errno else {}
             row |= {"memory": loaded.memory.hex()} if loaded.memory else {}
+            maps = [[[key.hex(), value.hex()] for key, value in entries] for entries in loaded.maps]
+            row |= {"maps": maps} if maps else {}
             row["funcs"] = [
                 [s.subprog, s.offset, image.code[s.offset : s.offset + s.size].hex()] for s in image.symbols
             ]
@@ -99,7 +102,10 @@ def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
     )  # fmt: skip
     memory = bytes.fromhex(row.get("memory", ""))
     depths = tuple(row["depths"])
-    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory)
+    maps = tuple(
+        tuple((bytes.fromhex(key), bytes.fromhex(value)) for key, value in entries) for entries in row.get("maps", ())
+    )
+    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory, maps)
     return Accepted(loaded, image)
 
 

@@ -47,6 +47,8 @@ class Kernel:
         names = [call.name for call in calls]
         if names == ["uname"]:
             return [Done(0, {0: b"\0" * 130 + b"7.2.99-test\0"})]
+        if calls[0].args[0] == 0:  # BPF_MAP_CREATE: whoever looks for helpers' addresses finds none here
+            return [Done(-1, {0: b""})] * len(calls)
         insns = calls[1].bufs[1].data
         self.asked.append(len(insns) // 8)
         if struct.pack("<i", 77) in insns:
