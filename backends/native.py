@@ -56,7 +56,7 @@ class NativeBackend:
             image = self._compiler.compile(resolved(job.verified), addresses_of(job))
         except CompileError as error:
             return Unsupported(str(error))
-        return self._bench.judge(job, image)
+        return self._bench.judge(job, replace(image, source=job.verified))
 
 
 class Bench:

@@ -162,7 +162,7 @@ class _Mover:
         first = len(words)
         while first and words[first - 1] >> 23 & 0x3F == 0b100101 and words[first - 1] & 31 == words[-1] & 31:
             first -= 1
-        parts = [(hw, value >> 16 * hw & 0xFFFF) for hw in range(4) if value >> 16 * hw & 0xFFFF]
+        parts = [(hw, value >> 16 * hw & 0xFFFF) for hw in range(3, -1, -1) if value >> 16 * hw & 0xFFFF]
         if len(parts) > len(words) - first:
             raise ImageError(f"the address of a map is not loaded by {len(parts)} MOVs: {code[start:end].hex()}")
         moves = [_move_wide(_MOVK if n else _MOVZ, hw, part, words[-1] & 31) for n, (hw, part) in enumerate(parts)]

@@ -125,7 +125,11 @@ VERIFIERS: Final[list[tuple[type[Verifier], str, str]]] = [
     (verifiers.AtomicsAnywhere, "verdict = accept", "maps/pointers.yaml::atomics_are_aligned"),
     (verifiers.EveryLookupDecided, "verdict = accept", "maps/pointers.yaml::two_lookups_are_two"),
     (verifiers.LookupsNotCompared, "verdict = accept", "maps/pointers.yaml::paths_with_other_lookups"),
-    (verifiers.ReadOnlyMapWritten, "verdict = accept", "maps/pointers.yaml::read_only_for_programs@insn=*(u64 *)(r1 + 0) = 0"),
+    (
+        verifiers.ReadOnlyMapWritten,
+        "verdict = accept",
+        "maps/pointers.yaml::read_only_for_programs@insn=*(u64 *)(r1 + 0) = 0",
+    ),
     (verifiers.SlotsNotDecided, "verdict = reject", "maps/pointers.yaml::one_check_for_all_copies"),
     (verifiers.ValuesUnbounded, "verdict = accept", "maps/pointers.yaml::value_bounds@move=r7 = 13"),
     (verifiers.SlotsNotCompared, "verdict = accept", "stack_args/pruning.yaml::pointer_or_scalar@first=scalar"),
