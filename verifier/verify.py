@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from harness.isa import opcodes as op
+from harness.isa.ctypes import CInt, CPtr
 from harness.isa.insn import (
     Atomic,
     Branch,
@@ -27,7 +28,7 @@ from harness.isa.insn import (
     Subprog,
     Undefined,
 )  # fmt: skip
-from harness.isa.proto import CInt, CPtr, Proto
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts, Verified
 from verifier import cfg, fixups, rules
 from verifier.calls import callee_params, check_helper, check_kfunc, check_protos, entry_args, prepared, unreliable_args

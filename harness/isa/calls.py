@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from harness.isa.proto import Proto, parse_proto
+from harness.isa.proto import Proto, parse_bpf_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Helper:
 
 
 HELPERS: Final = {
-    number: Helper(number, parse_proto(text))
+    number: Helper(number, parse_bpf_proto(text))
     for number, text in (
         (5, "u64 bpf_ktime_get_ns(void)"),
         (7, "u32 bpf_get_prandom_u32(void)"),
