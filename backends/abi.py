@@ -178,3 +178,8 @@ def vector_of(ctype: CType, sizes: tuple[int, ...], document: str) -> None:
     if isinstance(ctype, CVector) and ctype.size not in sizes:
         known = ", ".join(map(str, sizes))
         raise LayoutError(f"{type_text(ctype)}: {document} passes vectors of {known} bytes, not of {ctype.size}")
+
+
+def bytes_text(at: int, size: int) -> str:
+    """A part of an object, in words."""
+    return f"byte {at}" if size == 1 else f"bytes {at} to {at + size - 1}"

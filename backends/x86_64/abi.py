@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from backends.abi import EIGHTBYTE, Abi, Arg, InReg, Layout, OnStack, Piece, Placed, vector_of
+from backends.abi import EIGHTBYTE, Abi, Arg, InReg, Layout, OnStack, Piece, Placed, bytes_text, vector_of
 from harness.isa.ctypes import (
     X86_64,
     CComplex,
@@ -197,11 +197,9 @@ class Passing:
         """The next place on the stack; registers stay as they are, for later arguments."""
         align = self.alignment(arg)
         at = rounded_up(self.stack, align)
-        hole = f": {at - self.stack} bytes stay empty" if at != self.stack else ""
-        size = rounded_up(arg.size, EIGHTBYTE)
-        arg.step(
-            rule, f"the stack, a multiple of {align}: offset {self.stack} -> {at}{hole}; {size} bytes to {at + size}"
-        )
+        size, place = rounded_up(arg.size, EIGHTBYTE), ABI.at_entry(OnStack(at, ABI.sp))
+        hole = f"; {at - self.stack} bytes before it stay empty" if at != self.stack else ""
+        arg.step(rule, f"{size} bytes of stack, aligned to {align}: {place}{hole}")
         self.stack, self.stack_align = at + size, max(self.stack_align, align)
         return arg.placed((Piece(0, arg.bytes, OnStack(at, ABI.sp)),), rule)
 
@@ -231,14 +229,14 @@ def assigned(
         if klass is Class.INTEGER:
             pieces.append(Piece(at, size, InReg(general[taken[0]])))
             taken[0] += 1
-            arg.step(integer_rule, f"bytes {at} to {at + size - 1}: INTEGER, {pieces[-1].where}")
+            arg.step(integer_rule, f"{bytes_text(at, size)}: INTEGER, {pieces[-1].where}")
         elif klass is Class.SSE:
             whole = _with_upper(classes, number, arg.bytes - at)
             pieces.append(
                 Piece(at, whole, InReg(f"{VECTORS[max(EIGHTBYTE, rounded_up(whole, EIGHTBYTE))]}{vector[taken[1]]}"))
             )
             taken[1] += 1
-            arg.step(sse_rule, f"bytes {at} to {at + whole - 1}: SSE, {pieces[-1].where}")
+            arg.step(sse_rule, f"{bytes_text(at, whole)}: SSE, {pieces[-1].where}")
     return tuple(pieces)
 
 
