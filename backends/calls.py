@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harness.isa.ctypes import CInt, CType
 from harness.isa.opcodes import MASK64, signed
-from harness.isa.proto import CInt, CType, Proto
+from harness.isa.proto import Proto
 
 # Fixed, so that every engine gives one answer; all bits in use, so that a lost half shows.
 HELPER_RESULTS: Final[Mapping[str, int]] = {

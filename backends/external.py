@@ -15,8 +15,9 @@ from backends.native import ARCHES, Bench, addresses_of
 from backends.plugin_answer import Fields, image_of
 from backends.plugin_process import PluginError, Process, SilentError, brief
 from harness.isa.calls import HELPERS
+from harness.isa.ctypes import POINTER_BYTES, CInt, CPtr, CStruct, CType, CVoid, bpf_type
 from harness.isa.insn import Prog
-from harness.isa.proto import CInt, CPtr, CStruct, CType, CVoid, Proto
+from harness.isa.proto import Proto
 from harness.isa.verified import Verified
 
 PROTOCOL: Final = 1
@@ -30,11 +31,11 @@ class RefusedError(Exception):
 
 
 def _type(ctype: CType) -> dict[str, object]:
-    match ctype:
+    match bpf_type(ctype):
         case CInt(name, size, signed):
             return {"kind": "int", "text": name, "size": size, "signed": signed}
         case CPtr(to, ctx):
-            return {"kind": "pointer", "size": ctype.size, "to": _type(to), "ctx": ctx}
+            return {"kind": "pointer", "size": POINTER_BYTES, "to": _type(to), "ctx": ctx}
         case CStruct(name):
             return {"kind": "struct", "text": f"struct {name}"}
         case CVoid():

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Final
 
 from backends import emulator as emu
-from backends.abi import Abi, InReg, Layout, Placed
+from backends.abi import Abi, InReg, Layout, Location
 from backends.base import CTX_BASE, Call, FrameView, Job, StackRef, Value, Violation
 from backends.calls import HELPER_RESULTS, as_type, result_of
 from backends.decode import Decoded, is_landing_pad
 from backends.image import Image, Symbol
 from backends.maps import MAP_HELPERS, MAPS_BASE, MapStore
 from harness.isa.calls import HELPERS_BY_NAME
+from harness.isa.ctypes import CInt
 from harness.isa.opcodes import MASK64
-from harness.isa.proto import CInt, Proto
+from harness.isa.proto import Proto
 
 MAX_VIOLATIONS: Final = 16
 RED_BYTES: Final = 256  # below SP, overwritten at every intercepted call as an interrupt would
@@ -44,7 +46,8 @@ class Probe:
     """The checks of one architecture. One Probe serves many runs; `begin` starts each."""
 
     def __init__(self, cpu: emu.Emulator, abi: Abi, layout: Callable[[Proto], Layout]) -> None:
-        self._cpu, self._abi, self._layout = cpu, abi, layout
+        self._cpu, self._abi = cpu, abi
+        self._layout = lru_cache(maxsize=1024)(layout)  # asked several times at each call
         self._platform = PLATFORM_REG[abi.arch]
         kept = [*abi.callee_saved, *self._platform]
         scratch = [*(reg for reg in abi.caller_saved if reg not in (abi.result, "x30")), cpu.flags]
@@ -271,7 +274,8 @@ class Probe:
         }
         rows = zip(self._layout(proto).args, proto.params, expected.args, strict=True)
         for number, (placed, param, want) in enumerate(rows, 1):
-            raw = self._fetch(placed, values, sp)
+            (piece,) = placed.pieces  # nothing that BPF passes has more
+            raw = self._fetch(piece.where, values, sp)
             seen.append(as_type(raw, param.type))
             # A BPF subprog takes all 64 bits of a register, whatever its prototype says; a C function only its type's.
             # One that the program never set (compilers leave out what a static function does not read) may be anything.
@@ -279,11 +283,11 @@ class Probe:
                 self._same(raw, want) if expected.is_subprog else self._same(seen[-1], _typed(want, param.type))
             )
             if not same:
-                text = f"{expected.callee}: argument {number} `{param.name}` at {placed.where} is {raw:#x}, not {_show(want)}"
+                text = f"{expected.callee}: argument {number} `{param.name}` at {piece.where} is {raw:#x}, not {_show(want)}"
                 self.report("ABI-ARG", text, pc, expected.insn)
             hand = by_hand.get(param.name)
-            if hand is not None and hand != str(placed.where):
-                text = f"{expected.callee}: `{param.name}` is at {placed.where}; the case says {hand}"
+            if hand is not None and hand != str(piece.where):
+                text = f"{expected.callee}: `{param.name}` is at {piece.where}; the case says {hand}"
                 self.report("ABI-ARG", text, pc, expected.insn)
         return seen
 
@@ -294,10 +298,10 @@ class Probe:
                 text = f"{expected.callee}: R{number + 1} in {reg} is {values[reg]:#x}, not {_show(want)}"
                 self.report("ABI-ARG", text, pc, expected.insn)
 
-    def _fetch(self, placed: Placed, values: dict[str, int], sp: int) -> int:
-        if isinstance(placed.where, InReg):
-            return values[placed.where.reg]
-        at = sp + placed.where.off
+    def _fetch(self, where: Location, values: dict[str, int], sp: int) -> int:
+        if isinstance(where, InReg):
+            return values[where.reg]
+        at = sp + where.off
         if not emu.STACK_BASE <= at <= emu.STACK_BASE + emu.STACK_BYTES - 8:
             return 0
         return int.from_bytes(self._cpu.read(at, 8), "little")

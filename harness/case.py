@@ -11,7 +11,7 @@ from backends.calls import Body
 from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_bytes
 from harness.isa.asm import Assembled, Source, assemble
 from harness.isa.maps import Map, MapError, check
-from harness.isa.proto import Proto, ProtoError, parse_proto
+from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
 from harness.isa.tokens import AsmError
 from harness.params import Budget, Notes, Variant, variants
 from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
@@ -261,7 +261,7 @@ class _Builder:
             self.all_read = False
             return None
         try:
-            proto = parse_proto(text)
+            proto = parse_bpf_proto(text)
         except ProtoError as error:
             self.notes.within(path, 0, error.column, error.message, key=True)
             self.all_read = False

@@ -21,9 +21,10 @@ from backends.base import (
 from backends.calls import as_type
 from backends.checks import CHECKS
 from harness.case import Case, Expect
+from harness.isa.ctypes import CInt
 from harness.isa.disasm import insn_text
 from harness.isa.insn import Prog
-from harness.isa.proto import CInt, Proto
+from harness.isa.proto import Proto
 from verifier.verdict import Accepted, Rejected, Verdict
 
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from backends.base import Backend, Ran, Referee, Refused
+from harness import abi_command
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
 from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
@@ -390,6 +391,9 @@ def parser() -> argparse.ArgumentParser:
     verifies.add_argument("file", metavar="FILE", help="a case file, or FILE::CASE")
     verifies.add_argument("--level", type=int, choices=(0, 1, 2), default=2, help="how much the log tells (default: 2)")
     verifies.set_defaults(do=verify)
+    abis = commands.add_parser("abi", help=abi_command.ABOUT, allow_abbrev=False)
+    abi_command.add_arguments(abis)
+    abis.set_defaults(do=abi_command.run)
     _linux_commands(commands)
     return top
 

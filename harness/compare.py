@@ -30,9 +30,7 @@ _FAR_CALL: Final = re.compile(
     r"mov (x\d+), #(0x[0-9a-f]+|0)\nmovk \1, #(0x[0-9a-f]+|0), lsl #16\nmovk \1, #(0x[0-9a-f]+|0), lsl #32\nblr \1"
 )
 _ID: Final = re.compile(r"#\d+$")  # of a kfunc: each kernel has its own
-_MAP: Final = re.compile(
-    r"(\(18\) r\d+ =) (?:0xff[0-9a-f]{14}|(?:map_val\()?[A-Za-z_.]\w*.*)"
-)  # an address, or a name
+_MAP: Final = re.compile(r"(\(18\) r\d+ =) (?:0xff[0-9a-f]{14}|(?:map_val\()?[A-Za-z_.]\w*.*)")  # an address, or a name
 _CALL: Final = 0x85
 _ADDRESS: Final = re.compile(r"#?0x[0-9a-f]+$")
 

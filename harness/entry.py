@@ -9,6 +9,10 @@ def main() -> int:
         from harness.plugin_command import main as plugin
 
         return plugin(sys.argv[2:])
+    if sys.argv[1:2] == ["abi"]:
+        from harness.abi_command import main as abi
+
+        return abi(sys.argv[2:])
     from harness.cli import main as command
 
     return command()

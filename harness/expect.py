@@ -9,9 +9,10 @@ from typing import Any, Final, Literal
 from backends.base import Entries, ExpectedPlace
 from backends.calls import as_type
 from harness.isa.asm import Assembled
+from harness.isa.ctypes import CInt, CType
 from harness.isa.maps import Map, MapError, check
 from harness.isa.opcodes import MASK64
-from harness.isa.proto import CInt, CType, Proto
+from harness.isa.proto import Proto
 from harness.params import Notes
 from harness.schema import suggestion
 from harness.yamldoc import Path, quoted

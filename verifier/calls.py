@@ -5,8 +5,9 @@ from typing import Protocol
 
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
+from harness.isa.ctypes import CInt, CPtr, CStruct, CType
 from harness.isa.insn import CallHelper, CallKfunc, Prog, Subprog
-from harness.isa.proto import CInt, CPtr, CStruct, CType, Proto
+from harness.isa.proto import Proto
 from verifier import rules
 from verifier.effects import region_rules
 from verifier.scalar import Scalar

@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
+from harness.isa.ctypes import CInt, CPtr
 from harness.isa.insn import (
     Atomic,
     Branch,
@@ -28,7 +29,7 @@ from harness.isa.insn import (
     Subprog,
     Undefined,
 )  # fmt: skip
-from harness.isa.proto import CInt, CPtr, Proto
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts, Verified
 from verifier import cfg, fixups, rules
 from verifier.calls import (

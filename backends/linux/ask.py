@@ -10,9 +10,10 @@ from backends.base import Entries, Job
 from backends.linux import bpf
 from backends.linux.syscalls import Done, Kernel, Syscall, close
 from harness.isa import btf
+from harness.isa.ctypes import CInt, CPtr, CVoid, Param
 from harness.isa.insn import CallKfunc, LdImm64, Prog, Subprog
 from harness.isa.opcodes import MAP_INDEX, MAP_INDEX_VALUE, MASK32
-from harness.isa.proto import CInt, CPtr, CVoid, Param, Proto
+from harness.isa.proto import Proto
 
 LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
 _OUR_LINE: Final = re.compile(rf"^; .*@ {LINE_FILE}:\d+\n", re.MULTILINE)

@@ -18,7 +18,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from backends.calls import Body
 from harness.isa import btf
-from harness.isa.proto import CInt, CPtr, CStruct, CType, CVoid, Param
+from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, Param, bpf_type
 
 Compile = Callable[[str], bytes]  # a C source to an object file, with the flags that `c_flags` gives
 
@@ -323,7 +323,7 @@ def _passed(ctype: CType) -> str:
 
 def _value(at: int, ctype: CType) -> str:
     """A parameter as its type sees it, extended to 64 bits."""
-    match ctype:
+    match bpf_type(ctype):
         case CInt(_, size, signed):
             return f"(u64)({'s' if signed else 'u'}{size * 8})p{at}"
         case CStruct():

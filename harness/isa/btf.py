@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.isa.proto import CInt, CPtr, CStruct, CType, CVoid, Proto
+from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, bpf_type
+from harness.isa.proto import Proto
 
 MAGIC: Final = 0xEB9F
 INT, PTR, STRUCT, FUNC, FUNC_PROTO, DECL_TAG = 1, 2, 4, 12, 13, 17
@@ -47,16 +48,16 @@ class Btf:
 
     def type_id(self, ctype: CType) -> int:
         """The id of a C type; 0 is void. A struct, whose members are not known, has two u64."""
-        if isinstance(ctype, CVoid):
-            return 0
         if ctype not in self._known:
             self._known[ctype] = self._add_type(ctype)
         return self._known[ctype]
 
-    def _add_type(self, ctype: CInt | CStruct | CPtr) -> int:
-        match ctype:
+    def _add_type(self, ctype: CType) -> int:
+        match bpf_type(ctype):
             case CInt(name, size, signed):
                 return self.add(INT, name, size, struct.pack("<I", (_SIGNED if signed else 0) << 24 | size * 8))
+            case CVoid():
+                return 0
             case CPtr(to):
                 return self.add(PTR, "", self.type_id(to))
             case CStruct(name):

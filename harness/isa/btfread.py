@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from harness.isa.btf import FUNC, FUNC_PROTO, INT, MAGIC, PTR, STRUCT
-from harness.isa.proto import CInt, CPtr, CStruct, CType, CVoid, Param, Proto
+from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, Param
+from harness.isa.proto import Proto
 
 ARRAY, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 3, 5, 6, 7, 8, 9, 10, 11
 VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = 14, 15, 16, 17, 18, 19
@@ -77,7 +78,7 @@ class Types:
             return CVoid()
         found = self.at(number)
         match found.kind:
-            case 1:
+            case 1 if found.value <= 8:
                 encoding = found.rest[3]
                 name = "bool" if encoding & 4 else found.name
                 return CInt(name, found.value, bool(encoding & 1))
@@ -90,12 +91,15 @@ class Types:
             case 4 | 5 | 7:
                 return CStruct(found.name or "anonymous")
             case _:
-                raise BtfError(f"type {number} (kind {found.kind}) is none of a parameter or result")
+                raise BtfError(
+                    f"type {number} (kind {found.kind}, {found.value} bytes) is none of a parameter or result"
+                )
 
     def _pointed(self, number: int, depth: int) -> CType:
         target = self.resolved(number)
         kind = self.at(target).kind if target else 0
-        return CVoid() if kind in (0, FUNC_PROTO, ARRAY, FLOAT) else self.ctype(target, depth + 1)
+        wide = kind == INT and self.at(target).value > 8
+        return CVoid() if wide or kind in (0, FUNC_PROTO, ARRAY, FLOAT) else self.ctype(target, depth + 1)
 
     def proto(self, number: int) -> Proto:
         """A FUNC as a prototype, `__arg_ctx` from its tags. Raises BtfError."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from harness.isa.proto import Proto, parse_proto
+from harness.isa.proto import Proto, parse_bpf_proto
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Helper:
 
 
 HELPERS: Final = {
-    number: Helper(number, parse_proto(text))
+    number: Helper(number, parse_bpf_proto(text))
     for number, text in (
         (1, "void *bpf_map_lookup_elem(struct bpf_map *map, void *key)"),
         (2, "long bpf_map_update_elem(struct bpf_map *map, void *key, void *value, u64 flags)"),

@@ -286,13 +286,14 @@ MALFORMED = [
     ]),
     (small("|\n      r0 = 6\n      exit", "''"), ["5:11: there is no insn here"]),
     (small("main:", "ma in:"), [
-        "5:5: expected a type (void, struct NAME, u8, s8, bool, char, u16, s16, short, u32, s32, int, u64, s64, long,"
-        " size_t), found 'ma'"
+        "5:5: expected a type (void, u8 to u64, int, long, bool, struct NAME, ...), found 'ma'"
     ]),
-    (nine("u64 b, u64 c", "u64 b u64 c"), ["19:33: expected ')', found 'u64'"]),
+    (nine("u64 b, u64 c", "u64 b u64 c"), ["19:33: expected ',' or ')', found 'u64'"]),
     (nine("u8 p", "u8 *p, u9 x"), [
-        "9:20: expected a type (void, struct NAME, u8, s8, bool, char, u16, s16, short, u32, s32, int, u64, s64, long,"
-        " size_t), found 'u9'"
+        "9:20: expected a type (void, u8 to u64, int, long, bool, struct NAME, ...), found 'u9'"
+    ]),
+    (nine("u8 p", "u8 *p, float x"), [
+        "9:20: expected an integer of up to 8 bytes, a pointer to one, or a struct by name, found float"
     ]),
     (nine("bare:", "kf:"), ["22:5: there is a function 'kf' already"]),
     (nine("s64 kg", "global s64 kg"), ["10:5: a kfunc is neither global nor static"]),
@@ -352,8 +353,7 @@ MALFORMED = [
         "8:12: expected a subprog, a kfunc, or a helper by name or id, found '1' (in variants@n=2)",
     ]),
     (params("list: u64 a\n", "list: u65 a\n"), [
-        "10:12: expected a type (void, struct NAME, u8, s8, bool, char, u16, s16, short, u32, s32, int, u64, s64, long,"
-        " size_t), found 'u65' (in variants@n=1)"
+        "10:12: expected a type (void, u8 to u64, int, long, bool, struct NAME, ...), found 'u65' (in variants@n=1)"
     ]),
     (params("{b: x1}", "{b: y1}"), ["26:93: b: expected x0 to x30, [sp], or [sp+N], found 'y1' (in variants@n=2)"]),
     (params("imm: -8", "imm: [8]"), [

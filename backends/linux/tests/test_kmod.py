@@ -17,7 +17,8 @@ from backends.calls import Body
 from backends.linux import kmod
 from backends.linux.kmod import KernelFacts, ModuleError, build, c_flags, facts_from_btf, kfunc_symbol
 from harness.isa import btf
-from harness.isa.proto import CInt, parse_proto
+from harness.isa.ctypes import CInt
+from harness.isa.proto import parse_proto
 
 FACTS = KernelFacts(
     release="7.2.13", vermagic="7.2.13 SMP preempt mod_unload ", btf_types=118488, btf_strings=2171884,

@@ -1,7 +1,8 @@
 """BTF as it is written: bytes typed by hand from Linux Documentation/bpf/btf.rst."""
 
 from harness.isa.btf import DECL_TAG, GLOBAL, STATIC, Btf, func_info, line_info
-from harness.isa.proto import CInt, CPtr, CStruct, CVoid, parse_proto
+from harness.isa.ctypes import CInt, CPtr, CStruct, CVoid
+from harness.isa.proto import parse_proto
 
 
 def words(blob: bytes) -> list[int]:

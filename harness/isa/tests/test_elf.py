@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from harness.isa.btf import GLOBAL, Btf
 from harness.isa.btfread import BtfError, read_btf
+from harness.isa.ctypes import CInt, CPtr, CVoid
 from harness.isa.elf import ElfError, ElfProgram, load_object
-from harness.isa.proto import CInt, CPtr, CVoid, parse_proto
+from harness.isa.proto import parse_proto
 
 OBJECTS = Path(__file__).with_name("objects")
 CALLS = (OBJECTS / "calls.o").read_bytes()
