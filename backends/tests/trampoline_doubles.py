@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from backends.abi import EIGHTBYTE, OnStack
+from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.arm64 import encode as a64
 from backends.arm64.encode import SP
 from backends.arm64.trampoline import FP, TMP, Arm64Trampoline
@@ -129,7 +129,7 @@ class Arm64NoEvenRegister(_Replanned):
         regs = [slot.where for slot in plan.slots]
         numbers = iter(range(8))
         return tuple(
-            replace(slot, where=replace(where, reg=f"x{next(numbers)}")) if not isinstance(where, OnStack) else slot
+            replace(slot, where=replace(where, reg=f"x{next(numbers)}")) if isinstance(where, InReg) else slot
             for slot, where in zip(plan.slots, regs, strict=True)
         )
 
@@ -138,7 +138,7 @@ class Arm64BackFilled(_Replanned):
     """TB-05: the register that C.13 leaves goes to a later argument."""
 
     def moved(self, plan: Plan) -> tuple[Slot, ...]:
-        first = next(slot.where for slot in plan.slots if not isinstance(slot.where, OnStack))
+        first = next(slot.where for slot in plan.slots if isinstance(slot.where, InReg))
         return (*plan.slots[:-1], replace(plan.slots[-1], where=replace(first, reg="x7")))
 
 
