@@ -3,12 +3,12 @@
 `linux` is what Linux 7.2 does, misplacements included; `full` puts every argument where the ABI document has it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
-from backends.abi import EIGHTBYTE, InReg, Layout, LayoutError, Location, OnStack, Placed
+from backends.abi import EIGHTBYTE, InReg, Location, OnStack
 from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, DataModel, IncompleteError, bare, size_of
 from harness.isa.proto import Proto
 
@@ -222,43 +222,45 @@ def assumed_plan(proto: Proto, model: DataModel, assumed: Assumed) -> Plan:
     return Plan(proto, tuple(slots), stack)
 
 
-def abi_plan(proto: Proto, layout: Layout) -> Plan:
-    """Where the ABI document has the arguments. Raises RefusedError for more slots than ctx arrays have. TR-96."""
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What decides where an argument of at most 16 bytes is. TR-22, with what 7.2 does not know; not the layouts of abi.py,
+    so that one may judge the other.
+
+    `is_wide`: aligned to 16 where it matters. `in_memory`: on the stack even if registers are free. `empty`: of padding only,
+    and not passed.
+    """
+
+    assumed: Assumed
+    pairs: bool  # a wide argument starts at an even register
+    is_wide: Callable[[CType], bool]
+    in_memory: Callable[[CType], bool]
+    empty: Callable[[CType, int], bool]
+
+
+def full_plan(proto: Proto, model: DataModel, rules: Placement) -> Plan:
+    """Where the ABI has the arguments. Raises RefusedError for more words than ctx arrays have. TR-20, TR-96."""
     slots: list[Slot] = []
-    for number, placed in enumerate(layout.args):
-        for at in range(0, placed.size, EIGHTBYTE):
-            slots.append(Slot(number, at, min(EIGHTBYTE, placed.size - at), _word(placed, at)))
+    regs, sp = rules.assumed.regs, rules.assumed.sp
+    taken, stack = 0, 0
+    for number, param in enumerate(proto.params):
+        length, wide = size(param.type, model), rules.is_wide(param.type)
+        words = range(0, length, EIGHTBYTE)
+        passed = [at for at in words if not rules.empty(param.type, at)]
+        first = taken + (taken % 2 if wide and rules.pairs else 0)
+        where: dict[int, Location] = {}
+        if not rules.in_memory(param.type) and first + len(passed) <= len(regs):
+            where = {at: InReg(regs[first + index]) for index, at in enumerate(passed)}
+            taken = first + len(passed)
+        else:
+            taken = len(regs) if rules.assumed.stops else taken
+            start = -(-stack // 16) * 16 if wide else stack
+            where = {at: OnStack(start + at, sp) for at in words}
+            stack = start + EIGHTBYTE * len(words)
+        slots += [Slot(number, at, min(EIGHTBYTE, length - at), where.get(at)) for at in words]
     if len(slots) > MAX_ARGS:
         raise RefusedError("attach", ENOTSUPP, "")
-    return Plan(proto, tuple(slots), -(-layout.stack_bytes // EIGHTBYTE) * EIGHTBYTE)
-
-
-def _word(placed: Placed, at: int) -> Location | None:
-    """Where the 8 bytes from byte `at` of an argument are."""
-    for piece in placed.pieces:
-        if piece.at <= at < piece.at + piece.size:
-            return (
-                piece.where
-                if isinstance(piece.where, InReg)
-                else OnStack(piece.where.off + at - piece.at, piece.where.sp)
-            )
-    return None
-
-
-def layout_of(proto: Proto, layout: "Layouter") -> Layout:
-    """The layout by the ABI document. Raises RefusedError where it has none."""
-    try:
-        return layout(proto)
-    except LayoutError as error:
-        raise RefusedError("load", EINVAL, str(error)) from error
-
-
-class Layouter(Protocol):
-    """An architecture's layout function."""
-
-    def __call__(self, proto: Proto) -> Layout:
-        """Raises LayoutError."""
-        ...
+    return Plan(proto, tuple(slots), stack)
 
 
 @dataclass(slots=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from backends.abi import EIGHTBYTE
-from backends.arm64 import abi, lower
 from backends.arm64 import encode as a64
+from backends.arm64 import lower
 from backends.arm64.encode import SP, ZR
 from backends.arm64.jit import round_up
 from backends.trampoline import (
@@ -15,19 +15,29 @@ from backends.trampoline import (
     Frame,
     Kind,
     Mode,
+    Placement,
     Places,
     Plan,
     Program,
-    abi_plan,
     assumed_plan,
     check,
-    layout_of,
+    full_plan,
     meta_of,
 )  # fmt: skip
+from harness.isa.ctypes import ARM64, natural_of
 from harness.isa.proto import Proto
 
 # Linux 7.2 accepts one slot more than ctx has arguments for (TB-09): it does not count them.
-ASSUMED: Final = Assumed(abi.ABI.int_args, abi.ABI.sp, stops=True, most_slots=2 * MAX_ARGS)
+MODEL: Final = ARM64
+ASSUMED: Final = Assumed(tuple(f"x{n}" for n in range(8)), "sp", stops=True, most_slots=2 * MAX_ARGS)
+# AAPCS64, C.10 and C.14: natural alignment counts, so that an attribute on the whole type does not.
+RULES: Final = Placement(
+    ASSUMED,
+    pairs=True,
+    is_wide=lambda ctype: natural_of(ctype, MODEL) > EIGHTBYTE,
+    in_memory=lambda ctype: False,
+    empty=lambda ctype, at: False,
+)
 INCOMING: Final = 32  # from X29 to the stack arguments: two frame records. TR-25
 FP, LR, TMP, KEPT, PROG, START = 29, 30, 10, 9, 19, 20
 RUN_CONTEXT: Final = 16
@@ -35,10 +45,10 @@ RUN_CONTEXT: Final = 16
 
 def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    check(proto, kinds, mode, abi.ABI.model)
+    check(proto, kinds, mode, MODEL)
     if mode is Mode.LINUX:
-        return assumed_plan(proto, abi.ABI.model, ASSUMED)
-    return abi_plan(proto, layout_of(proto, abi.layout))
+        return assumed_plan(proto, MODEL, ASSUMED)
+    return full_plan(proto, MODEL, RULES)
 
 
 class Arm64Trampoline:

@@ -11,21 +11,46 @@ from backends.trampoline import (
     Frame,
     Kind,
     Mode,
+    Placement,
     Places,
     Plan,
     Program,
-    abi_plan,
     assumed_plan,
     check,
-    layout_of,
+    full_plan,
     meta_of,
 )  # fmt: skip
-from backends.x86_64 import abi, lower
 from backends.x86_64 import encode as x86
+from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
+from harness.isa.ctypes import X86_64, CStruct, CType, align_of, bare, leaves
 from harness.isa.proto import Proto
 
-ASSUMED: Final = Assumed(abi.ABI.int_args, abi.ABI.sp, stops=False, most_slots=MAX_ARGS)
+MODEL: Final = X86_64
+ASSUMED: Final = Assumed(("rdi", "rsi", "rdx", "rcx", "r8", "r9"), "rsp", stops=False, most_slots=MAX_ARGS)
+
+
+def _misaligned(ctype: CType) -> bool:
+    """PsABI 3.2.3: a struct with a field that is not at a multiple of its size is in memory."""
+    fields = leaves(bare(ctype), MODEL) if isinstance(bare(ctype), CStruct) else ()
+    return any(field.at_bit % field.size_bits for field in fields if not field.is_bits)
+
+
+def _padding(ctype: CType, at: int) -> bool:
+    """PsABI 3.2.3: an eightbyte of a struct in which no field lies has no class, and is not passed."""
+    if not isinstance(bare(ctype), CStruct):
+        return False
+    fields = leaves(bare(ctype), MODEL)
+    return not any(field.at_bit < 8 * at + 64 and field.at_bit + field.size_bits > 8 * at for field in fields)
+
+
+RULES: Final = Placement(
+    ASSUMED,
+    pairs=False,
+    is_wide=lambda ctype: align_of(ctype, MODEL) > EIGHTBYTE,
+    in_memory=_misaligned,
+    empty=_padding,
+)
 RUN_CONTEXT: Final = 16
 ALIGN: Final = 16  # of the part behind fmod_ret programs
 CALL_BYTES: Final = 5
@@ -33,10 +58,10 @@ CALL_BYTES: Final = 5
 
 def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    check(proto, kinds, mode, abi.ABI.model)
+    check(proto, kinds, mode, MODEL)
     if mode is Mode.LINUX:
-        return assumed_plan(proto, abi.ABI.model, ASSUMED)
-    return abi_plan(proto, layout_of(proto, abi.layout))
+        return assumed_plan(proto, MODEL, ASSUMED)
+    return full_plan(proto, MODEL, RULES)
 
 
 def entered_by_jump(attached: Attached) -> bool:
