@@ -13,6 +13,7 @@ from backends.image import Addresses, CompileError, Compiler, Image
 from backends.interp import FEATURES
 from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe
+from backends.tracing import Tracer
 from backends.x86_64 import abi as x86_64_abi
 from harness.isa.calls import HELPERS
 from harness.isa.proto import Proto
@@ -48,6 +49,7 @@ class NativeBackend:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
         self._bench = Bench()
+        self.tracer = Tracer(compiler.arch)
 
     def run(self, job: Job) -> Outcome:
         """Native code for an accepted program, run and judged."""

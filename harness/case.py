@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.base import ExpectedPlace
 from backends.calls import Body
 from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_bytes
 from harness.isa.asm import Assembled, Source, assemble
+from harness.isa.insn import Prog
 from harness.isa.maps import Map, MapError, check
 from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
 from harness.isa.tokens import AsmError
@@ -17,6 +18,9 @@ from harness.params import Budget, Notes, Variant, variants
 from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
 from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quoted
 from harness.yamldoc import Path as At
+
+if TYPE_CHECKING:
+    from harness.traced import TracedCase
 
 __all__ = [
     "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "LoadedFile", "find_files", "load_file",
@@ -43,6 +47,7 @@ class Case:
     expect: Expect
     sources: tuple[Source, ...]
     lines: Mapping[int, str] = field(default_factory=dict)  # of the program's own source, by insn
+    traced: "TracedCase | None" = None  # a trampoline instead of a program
 
     @property
     def id(self) -> str:
@@ -181,6 +186,7 @@ def _build(variant: Variant) -> tuple[Case | None, list[CaseError]]:
     return (None if builder.notes.errors else case), builder.notes.errors
 
 
+_NOTHING: Final = Assembled(Prog((), ()), ())  # the program of a case that has none
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -195,6 +201,12 @@ class _Builder:
 
     def build(self) -> Case | None:
         """The case, or None; what is wrong is in `notes`."""
+        if ("prog" in self.data) == ("trampoline" in self.data):
+            found = "both" if "prog" in self.data else "neither"
+            self.notes.at((), f"expected either prog or trampoline, found {found}")
+            return None
+        if "trampoline" in self.data:
+            return self._traced()
         ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
         kfuncs, maps, sources = tuple(self._kfuncs()), tuple(self._maps()), tuple(self._sources())
         assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs], maps)
@@ -202,6 +214,17 @@ class _Builder:
         expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, assembled, ctx)
         if assembled is None or ctx is None:
             return None
+        return self._case(ctx, kfuncs, assembled, expect, sources)
+
+    def _case(
+        self,
+        ctx: bytes,
+        kfuncs: tuple[Body, ...],
+        assembled: Assembled,
+        expect: Expect,
+        sources: tuple[Source, ...],
+        traced: "TracedCase | None" = None,
+    ) -> Case:
         data, variant = self.data, self.variant
         spec = data["spec"].split(";") if isinstance(data["spec"], str) else data["spec"]
         return Case(
@@ -217,7 +240,22 @@ class _Builder:
             assembled=assembled,
             expect=expect,
             sources=sources,
+            traced=traced,
         )
+
+    def _traced(self) -> Case | None:
+        """A call of a traced function."""
+        from harness.traced import build_traced  # brings the emulator, which other cases can do without
+
+        for key in ("ctx", "kfuncs", "maps", "needs"):
+            if key in self.data:
+                self.notes.at((key,), f"{key} goes with prog", key=True)
+        for key in ("calls", "memory", "maps", "at"):
+            if key in self.data["expect"]:
+                self.notes.at(("expect", key), f"{key} goes with prog", key=True)
+        traced = build_traced(self.notes, self.data)
+        expect = build_expect(self.notes, self.data["expect"], None, None, b"")
+        return None if traced is None else self._case(b"", (), _NOTHING, expect, (), traced)
 
     def _kfuncs(self) -> Iterator[Body]:
         for text, returns in self.data.get("kfuncs", {}).items():

@@ -24,7 +24,7 @@ from harness.plugins import (
     settings_of,
 )
 from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
-from harness.suite import Result, Suite, unexecuted
+from harness.suite import Result, Suite, pairs, unexecuted
 from verifier.verdict import Accepted, Rejected
 from verifier.verify import Verifier
 
@@ -85,11 +85,10 @@ def run(options: argparse.Namespace) -> int:
     suite.announce(loaded.cases, backends)
     gc.freeze()  # what is loaded by now stays; collecting it again and again costs a tenth of the run
     try:
-        for case in loaded.cases:
-            for backend in backends:
-                result = suite.judge(case, backend)
-                results.append(result)
-                records.append(record_of(result))
+        for case, backend in pairs(loaded.cases, backends):
+            result = suite.judge(case, backend)
+            results.append(result)
+            records.append(record_of(result))
     except KeyboardInterrupt:
         interrupted = True
     errors = [error_record(error) for error in loaded.errors]
@@ -206,8 +205,14 @@ def show(options: argparse.Namespace) -> int:
     say(f"{case.file}:{case.line}: {case.name} ({backend.name})")
     say(f"  {case.about}")
     say(f"  spec    {'; '.join(case.spec)}")
-    _show_listing(result)
-    _show_run(result)
+    if case.traced is not None and hasattr(backend, "tracer"):
+        from harness.traced import listing
+
+        for line in ["", *listing(case.traced, backend.tracer), ""]:
+            say(line)
+    else:
+        _show_listing(result)
+        _show_run(result)
     for line in failure_lines(record_of(result))[1:] if result.status in ("failed", "error") else []:
         say(line)
     say(f"{result.status}{': ' + result.reason if result.status == 'skipped' else ''}")

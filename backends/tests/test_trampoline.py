@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from backends.arm64 import trampoline as arm64
+from backends.checks import CHECKS
 from backends.decode import disassemble
 from backends.tests import trampoline_doubles as doubles
 from backends.tests.traced import SCALARS, TYPES, proto_of, scenario
@@ -238,6 +239,7 @@ BROKEN = [
     (doubles.X86ResultNotCleared, "u64 f(u64 a)", [Kind.FMOD_RET], "TRAMP-CTX"),
     (doubles.X86RbxLost, "u64 f(u64 a)", [Kind.FENTRY], "ABI-SAVED"),
     (doubles.X86ArrayTooSmall, "u64 f(u64 a, union {u64 b; struct {u64 c, d;} e;} f)", [Kind.FENTRY], "ABI-SAVED"),
+    (doubles.X86ResultNotGiven, "u64 f(u64 a)", [Kind.FEXIT], "TRAMP-RESULT"),
     (doubles.X86NarrowAlwaysCleared, f"u64 f({', '.join(U64[:6])}, u64 g, u8 h)", [Kind.FEXIT], "TRAMP-ARG"),
 ]
 
@@ -252,6 +254,7 @@ def test_a_broken_trampoline_is_seen(double: type[doubles.Double], text: str, ki
 
 def test_every_double_is_tried() -> None:
     assert {row[0] for row in BROKEN} == set(doubles.ALL)
+    assert {check for check in CHECKS if check.startswith("TRAMP")} <= {row[3] for row in BROKEN}
 
 
 # --- everything of one to twelve arguments

@@ -226,6 +226,16 @@ class X86NarrowAlwaysCleared(X8664Trampoline):
         return True
 
 
+class X86ResultNotGiven(X8664Trampoline):
+    """The caller gets what the last hook left."""
+
+    def _write(self) -> None:
+        super()._write()
+        before = len(self.code) - 10  # mov rax, [rbp - 8]; mov rbx, ...; leave; ret
+        if self.attached.calls_original:
+            self.code[before : before + 4] = b"\x90" * 4
+
+
 ALL = [
     value
     for name, value in list(globals().items())

@@ -66,7 +66,7 @@ def test_the_readme_has_an_example_of_every_key_and_all_are_valid() -> None:
     jsonschema: Any = pytest.importorskip("jsonschema")
     examples = rows()
     case, expect = (load_schema()["definitions"][name]["properties"] for name in ("case", "expect"))
-    wanted = [*case, "retval", "memory", "maps", "calls", "place", "at", "rule", "msg"]
+    wanted = [*case, "retval", "memory", "maps", "calls", "place", "linux", "at", "rule", "msg"]
     assert [key for key, _ in examples] == wanted
     definitions = load_schema()["definitions"]
     for number, (key, example) in enumerate(examples):
