@@ -23,6 +23,10 @@ class StackRef:
         return f"r10{self.off:+} of call {self.activation}" if self.activation else f"r10{self.off:+} of main"
 
 
+class OwnFileError(Exception):
+    """A file of the suite's own that cannot be used; the message names it and says why."""
+
+
 Value = int | StackRef
 Entries = tuple[tuple[bytes, bytes], ...]  # of a map: (key, value), sorted by key
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from backends.base import Backend, Ran, Referee, Refused
+from backends.base import Backend, OwnFileError, Ran, Referee, Refused
 from harness import abi_command
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.do(options))
-    except (InputError, InputRefusedError, UnknownBackendError, CaseError) as error:
+    except (InputError, InputRefusedError, UnknownBackendError, CaseError, OwnFileError) as error:
         print(f"callconv: {error}", file=sys.stderr)  # noqa: T201
         return WRONG_INPUT
     except KeyboardInterrupt:

@@ -54,7 +54,14 @@ def compare(case: Case, source: Source, compiler: Compiler) -> list[Part]:
         return [Part("verdict", False, (f"ours   {_verdict(case, verdict)}", f"Linux  {reply.reason}"))]
     parts = [_verdicts(case, verdict, reply)]
     log = reply.log if isinstance(reply, Refused) else reply.loaded.log
-    parts.append(_logs(verdict.log, log))
+    if log or isinstance(reply, Refused):  # a record has none of an accepted program
+        parts.append(
+            _logs(
+                verdict.log,
+                log,
+                whole=len(log.split("\n")) > reply.processed_insns if isinstance(reply, Refused) else True,
+            )
+        )
     if isinstance(reply, Accepted) and isinstance(verdict, ours.Accepted):
         if reply.loaded.xlated:
             parts.append(_rewritten(verdict.verified.prog, reply.loaded.xlated))
@@ -117,9 +124,10 @@ def _walk(log: str) -> list[str]:
     return walked if not message or _WALKED.match(message) else [*walked, message]
 
 
-def _logs(mine: str, theirs: str) -> Part:
-    """The first line that differs, of the walk."""
+def _logs(mine: str, theirs: str, *, whole: bool) -> Part:
+    """The first line that differs, of the walk; of a record, which is not the `whole` log, of its end."""
     left, right = _walk(mine), _walk(theirs)
+    left = left if whole else left[-len(right) :]
     for number, (a, b) in enumerate(zip_longest(left, right, fillvalue="nothing more"), 1):
         if a != b:
             return Part("log", False, (f"line {number} of the walk differs first", f"ours   {a}", f"Linux  {b}"))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
-from backends.base import Backend, Job, Outcome, Ran, Referee, Refused, Unsupported
+from backends.base import Backend, Died, Job, Outcome, Ran, Referee, Refused, Unsupported
 from backends.interp import Interpreter
 from harness.case import Case
 from harness.check import (
@@ -51,7 +51,7 @@ class Result:
             case Accepted():
                 return "accept"
             case Rejected():
-                return "reject"
+                return None if isinstance(self.outcome, Died) else "reject"  # the kernel that died gave none
             case None:
                 return None
             case _:

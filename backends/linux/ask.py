@@ -1,5 +1,6 @@
 """One program put to a running kernel: loaded, run once, read back; everything it said, as plain data."""
 
+import errno
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,7 @@ class Answer:
     funcs: tuple[NativeFunc, ...] = ()
     lines: tuple[tuple[int, int], ...] = ()
     maps: tuple[Entries, ...] = ()
+    missing: str = ""  # why there is no native code, where there is some
 
     @property
     def message(self) -> str:
@@ -80,17 +82,33 @@ class KfuncIds:
 
 def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
     """Loads and runs one program. Raises KernelGoneError where the kernel does not survive it."""
-    answer = _ask(kernel, job, kfuncs, lines=True)
+    wish = _Wish()
+    answer = _ask(kernel, job, kfuncs, wish)
     if answer.errno and "line_info" in answer.log:
-        answer = _ask(kernel, job, kfuncs, lines=False)  # a program so broken that no line_info fits it
+        wish = replace(wish, lines=False)  # a program so broken that no line_info fits it
+        answer = _ask(kernel, job, kfuncs, wish)
+    if answer.errno == errno.ENOSPC:
+        # Not the program is refused, but the log has no room.
+        answer = _ask(kernel, job, kfuncs, replace(wish, log_bytes=bpf.MAX_LOG_BYTES))
+    if answer.errno == errno.ENOSPC:
+        answer = _ask(kernel, job, kfuncs, replace(wish, statistics_only=True))
     return answer
 
 
-def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> Answer:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """How a program is to be loaded."""
+
+    lines: bool = True
+    log_bytes: int = bpf.LOG_BYTES
+    statistics_only: bool = False
+
+
+def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: _Wish) -> Answer:
     prog = job.prog
     maps = _maps(prog)
     first = len(maps)
-    blob, load = _load(prog, kfuncs, first, lines=lines, verbose=job.verbose)
+    blob, load = _load(prog, kfuncs, first, wish, verbose=job.verbose)
     count = len(prog.maps)
     calls: list[Syscall] = [
         *maps,
@@ -119,7 +137,10 @@ def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> A
     if answer.errno:
         return answer
     entries = tuple(bpf.map_entries(found, map_) for found, map_ in zip(done[4:], prog.maps, strict=False))
-    return replace(_accepted(answer, done[2], done[3], len(job.ctx)), maps=entries)
+    try:
+        return replace(_accepted(answer, done[2], done[3], job), maps=entries)
+    except ValueError as error:
+        return replace(answer, missing=str(error))
 
 
 def _maps(prog: Prog) -> list[Syscall]:
@@ -131,9 +152,9 @@ def _maps(prog: Prog) -> list[Syscall]:
     return calls
 
 
-def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
-    retval, memory = bpf.test_run_result(run, ctx_size)
-    read = bpf.read_prog_info(info)
+def _accepted(answer: Answer, run: Done, info: Done, job: Job) -> Answer:
+    retval, memory = bpf.test_run_result(run, len(job.ctx))
+    read = bpf.read_prog_info(info, len(job.prog.insns))
     return replace(
         answer,
         xlated=read.xlated,
@@ -145,7 +166,7 @@ def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
     )
 
 
-def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, *, lines: bool, verbose: bool) -> tuple[bytes, bpf.Load]:
+def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, wish: _Wish, *, verbose: bool) -> tuple[bytes, bpf.Load]:
     """The BTF of a program and its load; call `btf_call` of the batch gives the fd of the BTF."""
     types = btf.Btf()
     types.type_id(CInt("int", 4, True))  # the kernel refuses BTF without a type
@@ -158,10 +179,11 @@ def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, *, lines: bool, ve
         insns=_raw(prog, kfuncs),
         btf_call=btf_call,
         func_info=btf.func_info(infos),
-        line_info=btf.line_info(rows) if lines else b"",
+        line_info=btf.line_info(rows) if wish.lines else b"",
         fd_array=_btf_fds(kfuncs),
         map_calls=tuple(range(len(prog.maps))),
-        log_level=bpf.LOG_STATS | (bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
+        log_level=bpf.LOG_STATS | (0 if wish.statistics_only else bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
+        log_bytes=wish.log_bytes,
     )
     return types.blob(), load
 

@@ -1,5 +1,7 @@
 """The back ends of a real Linux: a reply from wherever it comes, its native code judged like everybody's."""
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, assert_never
@@ -183,6 +185,7 @@ class Live:
         if self._boots > MAX_BOOTS:
             self._refusal = Died(f"the kernel died {MAX_BOOTS} times; it is not started again")
             return
+        kernel: Kernel | None = None
         try:
             kernel = self._boot()
             self._release = release = release_of(kernel)
@@ -192,13 +195,21 @@ class Live:
             self._refusal = Unsupported(str(error))
         except KernelGoneError as error:
             self._refusal = Died(f"the kernel does not come up: {error}")
+        finally:
+            if self._running is None and kernel is not None:
+                _end(kernel)
 
     def close(self) -> None:
         """Ends the guest."""
         running, self._running = self._running, None
-        closing = getattr(running.kernel, "close", None) if running else None
-        if closing is not None:
-            closing()
+        if running is not None:
+            _end(running.kernel)
+
+
+def _end(kernel: Kernel) -> None:
+    closing = getattr(kernel, "close", None)
+    if closing is not None:
+        closing()
 
 
 def needs_stack_args(prog: Prog) -> bool:
@@ -209,6 +220,8 @@ def needs_stack_args(prog: Prog) -> bool:
 
 def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> Reply:
     """An answer as a reply: the native code moved to where the emulator runs it."""
+    if answer.missing:
+        return Unsupported(f"its native code cannot be judged: {answer.missing}")
     if answer.errno:
         return Refused(answer.message, answer.errno, answer.insn, answer.log, answer.processed)
     try:
@@ -262,8 +275,13 @@ def _tiny(*insns: Insn) -> Job:
 
 
 def has_stack_args(kernel: Kernel) -> bool:
-    """Whether R11 is known: a kernel without it refuses the insn itself, one with it the missing R0."""
+    """Whether R11 is known: a kernel without it refuses the insn itself, one with it the missing R0.
+
+    Raises UnavailableError where bpf(2) is not to be had at all.
+    """
     answer = ask(kernel, _tiny(Insn(ST_ARG, 11, 0, -8, 5), Insn(EXIT)))
+    if answer.errno in (errno.EPERM, errno.ENOSYS):
+        raise UnavailableError(f"the kernel does not let programs be loaded: {os.strerror(answer.errno)}")
     return "R11 is invalid" not in answer.log
 
 

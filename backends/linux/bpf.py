@@ -15,6 +15,7 @@ PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31}
 F_SLEEPABLE: Final = 1 << 4
 LOG_LEVEL1, LOG_LEVEL2, LOG_STATS = 1, 2, 4
 LOG_BYTES: Final = 1 << 18
+MAX_LOG_BYTES: Final = 1 << 24  # Linux kernel/bpf/log.c takes up to 2^30
 INFO_BYTES: Final = 232
 MAX_JITED_BYTES: Final = 1 << 16
 MAX_FUNCS: Final = 256
@@ -97,15 +98,16 @@ class Load:
     fd_array: tuple[int, ...] = ()
     map_calls: tuple[int, ...] = ()
     log_level: int = LOG_LEVEL1 | LOG_STATS
+    log_bytes: int = LOG_BYTES
 
 
 def prog_load(load: Load) -> Syscall:
     """The log is buffer 3."""
     attr = bytearray(152)
     struct.pack_into("<II", attr, 0, PROG_TYPES[load.prog_type], len(load.insns) // 8)
-    struct.pack_into("<II", attr, 24, load.log_level, LOG_BYTES)
+    struct.pack_into("<II", attr, 24, load.log_level, load.log_bytes)
     struct.pack_into("<I", attr, 44, F_SLEEPABLE)  # the only way to load a SYSCALL prog
-    bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=LOG_BYTES, give=Give.TEXT)]
+    bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=load.log_bytes, give=Give.TEXT)]
     links: list[Link] = [Pointer(0, 8, 1), Pointer(0, 16, 2), Pointer(0, 32, 3)]
     if load.btf_call is not None:
         links.append(Number(0, 72, load.btf_call))
@@ -162,12 +164,16 @@ class ProgInfo:
 _ARRAYS: Final = ((16, 24, 1), (20, 32, 1), (104, 112, 8), (108, 120, 4), (148, 152, 16), (168, 160, 8))
 
 
+def _room(max_insns: int) -> tuple[int, ...]:
+    """Elements of each array that there is room for."""
+    return (MAX_JITED_BYTES + 128 * max_insns, 64 * max_insns + 4096, MAX_FUNCS, MAX_FUNCS, max_insns, max_insns)
+
+
 def prog_info(prog_call: int, max_insns: int) -> Syscall:
     """BPF_OBJ_GET_INFO_BY_FD, with room for everything; the info is buffer 1."""
-    room = (MAX_JITED_BYTES, 64 * max_insns + 4096, MAX_FUNCS, MAX_FUNCS, max_insns, max_insns)
     info = bytearray(INFO_BYTES)
     bufs, links = list[Buf](), list[Link]()
-    for (count_at, pointer_at, size), count in zip(_ARRAYS, room, strict=True):
+    for (count_at, pointer_at, size), count in zip(_ARRAYS, _room(max_insns), strict=True):
         struct.pack_into("<I", info, count_at, count)
         bufs.append(Buf(size=count * size, give=Give.TRIMMED))
         links.append(Pointer(1, pointer_at, 1 + len(bufs)))
@@ -181,12 +187,17 @@ def prog_info(prog_call: int, max_insns: int) -> Syscall:
     )
 
 
-def read_prog_info(done: Done) -> ProgInfo:
-    """What the kernel filled in."""
+def read_prog_info(done: Done, max_insns: int) -> ProgInfo:
+    """What the kernel filled in. Raises ValueError where it has more than there was room for."""
     info = done.bufs[1].ljust(INFO_BYTES, b"\0")
     arrays: list[bytes] = []
     for index, (count_at, _, size) in enumerate(_ARRAYS):
         count = struct.unpack_from("<I", info, count_at)[0]
+        room = _room(max_insns)[index]
+        if count > room:
+            raise ValueError(
+                f"the kernel has {count * size} bytes of array {index} of bpf_prog_info, more than {room * size}"
+            )
         arrays.append(done.bufs[2 + index].ljust(count * size, b"\0")[: count * size])
     code, xlated, addresses, lengths, lines, line_addresses = arrays
     funcs: list[tuple[int, bytes]] = []

@@ -18,7 +18,7 @@ _MOVN, _MOVZ, _MOVK = 0b00, 0b10, 0b11  # Arm ARM, "Move wide (immediate)", fiel
 # ENDBR64; BTI c. PACIASP, which begins a function too, does not tell that indirect calls are checked.
 _LANDING: Final = {"x86_64": b"\xf3\x0f\x1e\xfa", "arm64": b"\x5f\x24\x03\xd5"}
 _MRS_SP_EL0: Final = 0xD538_4100
-_GS: Final = re.compile(r"gs:\[(?:rip \+ )?0x(\w+)\]")
+_GS: Final = re.compile(r"gs:\[(rip ([+-]) )?0x(\w+)\]")
 _NOP: Final = 0xD503_201F
 MAP_LOOKUP: Final = 1  # bpf_map_lookup_elem
 _FIRST: Final = {"x86_64": "rdi, ", "arm64": "x0, x0, #"}  # R1, the map
@@ -207,8 +207,13 @@ class _Mover:
                 code[at + 1 : at + 5] = (target - (moved + at + 5)).to_bytes(4, "little", signed=True)
             elif code[at] == 0xE9 and not func.address <= int(operands, 16) < func.address + len(func.code):
                 code[at : at + 5] = b"\xc3\xcc\xcc\xcc\xcc"  # a jump to a return thunk: what it does, and traps
-            elif match := _GS.search(operands):
-                self._move_per_cpu(code, at + size - 4, int(match.group(1), 16))
+            elif (match := _GS.search(operands)) and match.group(1):
+                distance = int(match.group(3), 16) * (-1 if match.group(2) == "-" else 1)
+                self.kernel_data = True
+                to = KERNEL_DATA_BASE + (address + size + distance & 0xFFF) - (moved + at + size)
+                code[at + size - 4 : at + size] = to.to_bytes(4, "little", signed=True)
+            elif match:
+                self._move_per_cpu(code, at + size - 4, int(match.group(3), 16))
                 before = rows[index - 1][0] - func.address
                 if code[before : before + 2] == _MOV_SIGNED:
                     self._move_per_cpu(code, before + 3, int.from_bytes(code[before + 3 : before + 7], "little"))

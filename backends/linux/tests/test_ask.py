@@ -170,7 +170,6 @@ def test_an_info_that_is_refused_gives_no_native_code() -> None:
     assert isinstance(reply_of("x86_64", job(), answer, {}), Unsupported)
 
 
-@pytest.mark.xfail(strict=True, reason="native code beyond MAX_JITED_BYTES is judged as if it were zeros")
 def test_native_code_that_has_no_room_is_not_made_up() -> None:
     program = prog(Source("main", "r0 = 0\nexit"), Source("f", "r0 = 0\nexit"))
     answer = ask(Kernel([accepted(b"\x90" * 70000, Done(0, {0: b""}), room=65536)]), job(program))
