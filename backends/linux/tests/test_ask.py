@@ -176,6 +176,19 @@ def test_native_code_that_has_no_room_is_not_made_up() -> None:
     assert isinstance(reply_of("x86_64", job(program), answer, {}), Unsupported)
 
 
+def test_a_log_without_room_is_no_refusal() -> None:
+    """The kernel ends the load with ENOSPC: it is asked again with more room, then for statistics alone."""
+    full, run = refused(28, "0: (b7) r0 = 1\n"), Done(0, {0: b"\4\0\0\0\x07"})
+    kernel = Kernel([full, accepted(b"\xc3" * 4, run)])
+    assert ask(kernel, job()).errno == 0
+    rooms = [word(kernel.load(number).bufs[0].data, 28) for number in (0, 1)]
+    assert rooms == [1 << 18, 1 << 24] == [kernel.load(number).bufs[3].length for number in (0, 1)]
+    kernel = Kernel([full, full, accepted(b"\xc3" * 4, run)])
+    assert ask(kernel, job()).errno == 0
+    assert [word(kernel.load(number).bufs[0].data, 24) for number in range(3)] == [5, 5, 4]  # log_level
+    assert ask(Kernel([full] * 3), job()).errno == 28
+
+
 # --- asking
 
 
