@@ -1,7 +1,7 @@
 """Listings for people: BPF insns beside native insns, a frame at a call."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.base import FrameView, StackRef, Value
@@ -35,6 +35,18 @@ def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...], source
         return None
     subprog = prog.subprogs[prog.subprog_of(index)]
     return Row(subprog.name, index - subprog.start, insn_text(prog, index), native, source)
+
+
+def listing_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows as lines: a heading for each subprog, a line of the source once."""
+    subprog, source = None, ""
+    for row in rows:
+        if row.subprog != subprog:
+            subprog = row.subprog
+            yield f"\n{subprog}:"
+        yield from row_lines(row if row.source != source else replace(row, source=""))
+        source = row.source or source
+    yield ""
 
 
 def native_rows(image: Image, lines: Lines = NO_LINES) -> list[Row]:
