@@ -227,6 +227,8 @@ BAD = [
     ("int f(int a[sizeof(struct {char c; int :5;})])", 19, "this is 4 on arm64 and 2 on x86-64"),
     ("int f(int a[N])", 12, "expected a number, found 'N'"),
     ("int f(int (*a)[-1])", 14, "expected 0 to"),
+    ("typedef int t __attribute__((aligned(8))); int f(t a[2])", 52, "a multiple of their alignment, found 4 and 8"),
+    ("int f(struct unknown a[2])", 22, "the members of struct unknown are not given"),
     ("int f(int a[](void))", 11, "expected elements with a size"),
     ("int f(void)[3]", 11, "a function cannot return an array"),
     ("int f(struct {int a[1 << 50];} s)", 19, "expected 0 to"),
