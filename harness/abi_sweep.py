@@ -11,6 +11,7 @@ from typing import Final
 from backends.oracle.compilers import Compiler, CompilerError, find_compilers
 from backends.oracle.generate import generate
 from backends.oracle.judge import Finding, Judged, judge
+from backends.oracle.quirks import QUIRKS
 
 CHUNK: Final = 250  # prototypes in a file
 MAX_SHOWN: Final = 20
@@ -91,6 +92,10 @@ def abi_sweep(first: int, last: int, commands: Sequence[str], jobs: int | None, 
         say(f"{compiler}: {total}")
     for family, arch in missing(compilers):
         say(f"skipped: no {family} for {arch} is here")
+    for quirk in QUIRKS:
+        if any(total.by_quirk[quirk.id] for compiler, total in totals.items() if quirk.is_of(compiler)):
+            say(f"{quirk.id} ({quirk.family}, {quirk.arch}): {quirk.what}")
+            say(f"  right: {quirk.right}; seen with {quirk.family} {quirk.seen}")
     count = last - first + 1
     say(
         f"{count} prototypes, seeds {first}-{last}, {len(compilers)} compilers, {len(unexplained)} differences; {seconds:.1f} s"

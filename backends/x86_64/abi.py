@@ -129,8 +129,9 @@ class Passing:
         ctype = bare(ctype)
         match ctype:
             case CArray(of, count) if count:
-                for index in range(count):
-                    yield from self.unaligned(of, at + index * size_of(of, X86_64))
+                step = size_of(of, X86_64)
+                for index in range(count if step else 1):
+                    yield from self.unaligned(of, at + index * step)
             case CArray(of, _):  # GNU C: nothing of it is passed, but compilers look at where it would be
                 if at % align_of(of, X86_64):
                     yield at, align_of(of, X86_64)
@@ -154,7 +155,7 @@ class Passing:
             own = _scalar_classes(leaf.type)
             if leaf.is_bits:
                 own = [Class.INTEGER] * ((leaf.at_bit + leaf.size_bits - 1) // 64 - first + 1)
-            for number, klass in enumerate(own, first):
+            for number, klass in zip(range(first, len(classes)), own, strict=False):
                 classes[number], item = merged(classes[number], klass)
                 if item in ("(d)", "(e)", "(f)"):
                     arg.step(f"classification 4{item}", f"eightbyte {number}: {classes[number].value}")

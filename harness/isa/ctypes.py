@@ -313,6 +313,11 @@ def _field_leaves(field: Field, model: DataModel, at_bit: int, path: str, *, unn
         yield Leaf(ctype, at_bit + field.at_bit, field.size_bits, inner, is_bits=True)
 
 
+def is_padding(ctype: CType, model: DataModel) -> bool:
+    """A struct that holds no value: nothing, or unnamed bit-fields."""
+    return isinstance(ctype, CStruct) and not any(True for _ in leaves(ctype, model))
+
+
 # --- types as text ---
 
 
