@@ -241,11 +241,8 @@ class Passing:
                 arg.step(integer_rule, f"{bytes_text(at, size)}: INTEGER, {pieces[-1].where}")
             elif klass is Class.SSE:
                 whole = _with_upper(classes, number, arg.bytes - at)
-                pieces.append(
-                    Piece(
-                        at, whole, InReg(f"{VECTORS[max(EIGHTBYTE, rounded_up(whole, EIGHTBYTE))]}{vector[taken[1]]}")
-                    )
-                )
+                name = VECTORS[max(EIGHTBYTE, rounded_up(whole, EIGHTBYTE))]
+                pieces.append(Piece(at, whole, InReg(f"{name}{vector[taken[1]]}")))
                 taken[1] += 1
                 arg.step(sse_rule, f"{bytes_text(at, whole)}: SSE, {pieces[-1].where}")
         return tuple(pieces)
@@ -307,10 +304,7 @@ def result(ctype: CType, rules: type[Passing] = Passing) -> Placed | None:
         arg.step("classification 3", "nothing but padding: nothing is returned")
         return arg.placed((), "classification 3")
     if leading is Class.MEMORY:
-        arg.step(
-            "returning 2",
-            "the caller gives the address of memory for it in rdi, as if a first argument; rax returns it",
-        )
+        arg.step("returning 2", "the caller gives the address of memory in rdi, as if a first argument; rax returns it")
         arg.to_reference()
         return arg.placed((Piece(0, EIGHTBYTE, InReg("rdi")),), "returning 2")
     if leading is Class.X87:

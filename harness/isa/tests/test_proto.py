@@ -1,5 +1,7 @@
 """Prototypes as text: what C writes, what BPF functions may have, and what is refused at which column."""
 
+import random
+
 import pytest
 
 from harness.isa.ctypes import (
@@ -264,3 +266,26 @@ def test_what_bpf_functions_do_not_have(text: str, column: int, found: str) -> N
         parse_bpf_proto(text)
     assert caught.value.message.endswith(f"found {found}")
     assert caught.value.column == column
+
+
+WORDS = (
+    "int long char unsigned struct union enum s t { } ( ) [ ] * , ; : ... __attribute__ (( )) packed aligned vector_size 16 3 0 float "
+    '_Complex __int128 void bool const typedef u64 a = << / ~ + sizeof _Alignas __arg_ctx /* // \n 99999999999999999999 " é'
+).split(" ")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_text_is_read_or_refused_at_a_column(seed: int) -> None:
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(1500):
+        text = (
+            "int f(" * rng.randint(0, 1)
+            + " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
+            + ")" * rng.randint(0, 1)
+        )
+        try:
+            read += str(parse_proto(text)) != ""
+        except ProtoError as error:
+            assert 0 <= error.column <= len(text)
+    assert read
