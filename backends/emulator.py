@@ -102,10 +102,38 @@ class RegFile:
         binding.uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count)
 
 
-class Emulator:
-    """One engine of one architecture, reused from run to run; every run begins from the same state."""
+class WideRegFile:
+    """A fixed list of registers of up to 16 bytes (v0, xmm0, st0), read and written in one call each."""
 
-    def __init__(self, arch: str) -> None:
+    BYTES: Final = 16
+
+    def __init__(self, handle: Any, ids: Iterable[int]) -> None:
+        wanted = list(ids)
+        self._handle, self._count = handle, len(wanted)
+        self._ids = (ctypes.c_int * self._count)(*wanted)
+        self._values = (ctypes.c_uint8 * (self._count * self.BYTES))()
+        pointers = [ctypes.addressof(self._values) + self.BYTES * i for i in range(self._count)]
+        self._pointers = (ctypes.c_void_p * self._count)(*pointers)
+
+    def read(self) -> list[bytes]:
+        """The values, in the order of the list."""
+        binding.uclib.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count)
+        raw = bytes(self._values)
+        return [raw[at : at + self.BYTES] for at in range(0, len(raw), self.BYTES)]
+
+    def write(self, values: Iterable[bytes]) -> None:
+        """Sets all of them, 16 bytes each."""
+        ctypes.memmove(self._values, b"".join(values), len(self._values))
+        binding.uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count)
+
+
+class Emulator:
+    """One engine of one architecture, reused from run to run; every run begins from the same state.
+
+    `watched`: every access to stack and context, and every insn of a landing pad, calls back.
+    """
+
+    def __init__(self, arch: str, *, watched: bool = True) -> None:
         machine = _MACHINES[arch]
         self.arch, self._machine = arch, machine
         self._uc = unicorn.Uc(machine.arch, machine.mode)
@@ -121,7 +149,7 @@ class Emulator:
         self._on_code: OnCode = lambda address: None
         self._on_memory: OnMemory = lambda is_write, address, size: None
         self._callbacks = (_CODE_CB(self._code), _MEM_CB(self._memory), _MEM_INVALID_CB(self._invalid))
-        self._permanent_hooks()
+        self._permanent_hooks(watched=watched)
         self._pc = self.regs([machine.pc])
         self._fresh = self._uc.context_save()
         self._code_end = CODE_BASE
@@ -156,14 +184,16 @@ class Emulator:
         for address, size in wanted:
             self._uc.mem_map(address, size, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
 
-    def _permanent_hooks(self) -> None:
+    def _permanent_hooks(self, *, watched: bool) -> None:
         code, memory, invalid = self._callbacks
+        self._add_hook(unicorn.UC_HOOK_MEM_INVALID, invalid, 1, 0)
+        if not watched:
+            return
         self._add_hook(unicorn.UC_HOOK_CODE, code, PADS_BASE, PADS_BASE + PADS_BYTES - 1)
         both = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
         self._add_hook(both, memory, STACK_BASE, STACK_BASE + STACK_BYTES - 1)
         self._add_hook(both, memory, CTX_BASE, CTX_BASE + CTX_BYTES - 1)
         self._add_hook(both, memory, MAPS_BASE, MAPS_BASE + MAX_MAPS * STRIDE - 1)
-        self._add_hook(unicorn.UC_HOOK_MEM_INVALID, invalid, 1, 0)
 
     def _add_hook(self, kind: int, callback: Any, begin: int, end: int) -> ctypes.c_size_t:
         hook = ctypes.c_size_t()
@@ -204,8 +234,15 @@ class Emulator:
 
     def regs(self, names: Iterable[str]) -> RegFile:
         """A list of registers by name, e.g. `x0`, `sp`, `nzcv`, `rax`, `eflags`."""
+        return RegFile(self._handle, self._ids(names))
+
+    def wide_regs(self, names: Iterable[str]) -> WideRegFile:
+        """A list of vector or x87 registers by name, e.g. `v0`, `xmm0`, `st0`."""
+        return WideRegFile(self._handle, self._ids(names))
+
+    def _ids(self, names: Iterable[str]) -> list[int]:
         prefix, consts = self._machine.prefix, self._machine.consts
-        return RegFile(self._handle, [getattr(consts, prefix + name.upper()) for name in names])
+        return [getattr(consts, prefix + name.upper()) for name in names]
 
     @property
     def flags(self) -> str:
@@ -240,18 +277,20 @@ class Emulator:
         self._hooks = [self._add_hook(unicorn.UC_HOOK_CODE, self._callbacks[0], at, at) for at in watched]
         self._uc.ctl_remove_cache(CODE_BASE, end)
 
-    def run(self, entry: int, on_code: OnCode, on_memory: OnMemory, limit: int = MAX_NATIVE_INSNS) -> Fault | None:
-        """Runs from `entry` to STOP or for `limit` insns. None where it stopped at STOP or was told to stop."""
+    def run(
+        self, entry: int, on_code: OnCode, on_memory: OnMemory, limit: int = MAX_NATIVE_INSNS, until: int = STOP
+    ) -> Fault | None:
+        """Runs from `entry` to `until` or for `limit` insns. None where it came there or was told to stop."""
         self._on_code, self._on_memory, self._error, self._fault_at = on_code, on_memory, None, None
         self._stopped = False
         fault: Fault | None = None
         try:
-            self._uc.emu_start(entry, STOP, count=limit)
+            self._uc.emu_start(entry, until, count=limit)
         except unicorn.UcError as error:
             fault = Fault(self._fault_text(error), self.pc())
         if self._error is not None:
             raise self._error
-        if fault is None and not self._stopped and self.pc() != STOP:
+        if fault is None and not self._stopped and self.pc() != until:
             fault = Fault(f"still running after {limit} native insns", self.pc(), endless=True)
         return fault
 

@@ -118,14 +118,14 @@ def _address(view: View, off: int) -> str:
 def _slots(view: View, number: int, placed: Placed, piece: Piece) -> Iterator[Row]:
     assert not isinstance(piece.where, InReg)
     count = -(-piece.size // EIGHTBYTE)
-    left_out = range(SHOWN_EIGHTBYTES - 1, count - 1)
-    for slot in range(count):
+    left_out = max(count - SHOWN_EIGHTBYTES, 0)
+    for slot in range(count - left_out):
         first = slot * EIGHTBYTE
+        if left_out and slot == SHOWN_EIGHTBYTES - 1:
+            yield Row("...", (), number, f"{placed.name}, {left_out * EIGHTBYTE} more bytes")
+            first = (count - 1) * EIGHTBYTE
         part = Piece(first, min(EIGHTBYTE, piece.size - first), piece.where)
-        if slot not in left_out:
-            yield Row(_address(view, piece.where.off + first), _cells(part, EIGHTBYTE), number, _note(placed, part))
-        elif slot == left_out[0]:
-            yield Row("...", (), number, f"{placed.name}, {len(left_out) * EIGHTBYTE} more bytes")
+        yield Row(_address(view, piece.where.off + first), _cells(part, EIGHTBYTE), number, _note(placed, part))
 
 
 # --- as text

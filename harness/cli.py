@@ -319,11 +319,9 @@ def sweep(options: argparse.Namespace) -> int:
     """`callconv sweep`: the random programs of a range of seeds on every back end; 1 where something differs."""
     from harness.sweep import sweep as swept_by
 
-    first, dash, last = options.seeds.partition("-")
-    if not (first.isdigit() and (last.isdigit() if dash else True)) or int(last or first) < int(first):
-        raise InputError(f"SEEDS is N, or FIRST-LAST, found {options.seeds!r}")
+    first, last = _seeds(options.seeds)
     backends = make_backends(options.backend, settings_of(options))
-    swept = swept_by(int(first), int(last or first), backends)
+    swept = swept_by(first, last, backends)
     for result in swept.wrong:
         say("\n".join(failure_lines(record_of(result))))
         say(f"  again   callconv sweep {result.case.name.removeprefix('seed-')} --backend {result.backend}")
@@ -332,6 +330,24 @@ def sweep(options: argparse.Namespace) -> int:
         f"{swept.programs} programs, {swept.accepted} accepted, {len(swept.wrong)} differences; {swept.seconds:.1f} s, {rate:.0f} programs/s"
     )
     return FAILED if swept.wrong else PASSED
+
+
+def abi_sweep(options: argparse.Namespace) -> int:
+    """`callconv abi-sweep`: random prototypes through C compilers; 1 where one differs from the layouts without a reason on record."""
+    from backends.oracle.compilers import CompilerError
+    from harness.abi_sweep import abi_sweep as swept_by
+
+    try:
+        return PASSED if swept_by(*_seeds(options.seeds), options.compiler or (), options.jobs, say) else FAILED
+    except CompilerError as error:
+        raise InputError(str(error)) from error
+
+
+def _seeds(text: str) -> tuple[int, int]:
+    first, dash, last = text.partition("-")
+    if not (first.isdigit() and (last.isdigit() if dash else True)) or int(last or first) < int(first):
+        raise InputError(f"SEEDS is N, or FIRST-LAST, found {text!r}")
+    return int(first), int(last or first)
 
 
 def coverage(options: argparse.Namespace) -> int:
@@ -474,6 +490,17 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     _kernel_options(sweeps)
     sweeps.set_defaults(do=sweep)
+
+    prototypes = commands.add_parser("abi-sweep", help="random C prototypes through gcc and clang", allow_abbrev=False)
+    prototypes.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one prototype each")
+    prototypes.add_argument(
+        "--compiler",
+        action="append",
+        metavar="COMMAND",
+        help="a gcc or clang, may be repeated (default: those that are here)",
+    )
+    prototypes.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU)")
+    prototypes.set_defaults(do=abi_sweep)
 
     covers = commands.add_parser("coverage", help="which insns the cases have, and where they pass", allow_abbrev=False)
     covers.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")

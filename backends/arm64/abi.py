@@ -60,7 +60,10 @@ class Homogeneous:
 
 
 def homogeneous(ctype: CType) -> Homogeneous | None:
-    """AAPCS64, "Homogeneous Aggregates". Vectors of one size count as one type; members without a size do not count."""
+    """AAPCS64, "Homogeneous Aggregates". Vectors of one size count as one type; structs without a size do not count.
+
+    With an array of no elements, which is GNU C, compilers see none.
+    """
     if not isinstance(ctype, CStruct | CComplex):
         return None
     found = _members(ctype)
@@ -80,9 +83,9 @@ def _members(ctype: CType) -> Homogeneous | None:
             return Homogeneous(ctype, ctype.size, 1) if ctype.size in SHORT_VECTORS else None
         case CComplex(of):
             return Homogeneous(of, of.size, 2)
-        case CArray(of, count):
+        case CArray(of, count) if count:
             inner = _members(of)
-            return inner and Homogeneous(inner.of, inner.size, inner.count * (count or 0))
+            return inner and Homogeneous(inner.of, inner.size, inner.count * count)
         case CStruct():
             return _of_struct(ctype)
         case _:
@@ -92,6 +95,8 @@ def _members(ctype: CType) -> Homogeneous | None:
 def _of_struct(struct: CStruct) -> Homogeneous | None:
     total = _NONE
     for member in struct.members or ():
+        if member.bits == 0:
+            continue
         inner = _members(member.type) if member.bits is None else None
         if inner is None:
             return None
@@ -137,6 +142,10 @@ class Marshalling:
                 return arg.placed(pieces, "C.14" if rule in ("C.15", "C.17") else rule)
         raise AssertionError("C.17 places everything")
 
+    def place_anonymous(self, param: Param) -> Placed:
+        """One for the `...`: placed like a named one. "Variable argument lists", for other platforms than Apple's."""
+        return self.place(param)
+
     def is_nothing(self, arg: Arg) -> bool:
         """GNU C has structs of 0 bytes, AAPCS64 has not."""
         return arg.size == 0
@@ -145,11 +154,15 @@ class Marshalling:
 
     def stage_b(self, arg: Arg) -> None:
         """B.3 to B.6."""
-        self.homogeneous = homogeneous(arg.type)
+        self.homogeneous = self.homogeneous_of(arg.type)
         self.b3(arg)
         self.b4(arg)
         self.b5(arg)
         self.b6(arg)
+
+    def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
+        """The type as HFA or HVA."""
+        return homogeneous(ctype)
 
     def b3(self, arg: Arg) -> None:
         """An HFA or HVA is unchanged."""
@@ -294,12 +307,9 @@ class Marshalling:
 
 
 def layout(proto: Proto, rules: type[Marshalling] = Marshalling) -> Layout:
-    """Where the arguments of `proto` are at the call, and its result at the return. Raises LayoutError.
-
-    An anonymous argument is placed like a named one: AAPCS64, "Variable argument lists", for other platforms than Apple's.
-    """
+    """Where the arguments of `proto` are at the call, and its result at the return. Raises LayoutError."""
     state = rules()
-    args = tuple(state.place(param) for param in (*proto.params, *proto.anonymous))
+    args = (*map(state.place, proto.params), *map(state.place_anonymous, proto.anonymous))
     return Layout(args, result(proto.result, rules), state.nsaa, ABI.stack_align)
 
 

@@ -1,6 +1,6 @@
 """Layouts with one deliberate mistake each: the rules of a document, with one of them changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -14,7 +14,6 @@ from harness.isa.ctypes import (
     CPtr,
     CStruct,
     CType,
-    Leaf,
     Param,
     align_of,
     natural_of,
@@ -187,13 +186,13 @@ class EvenPairs(Passing):
 
 
 class MisalignedInRegisters(Passing):
-    def unaligned(self, fields: Sequence[Leaf]) -> Leaf | None:
-        return None
+    def unaligned(self, ctype: CType, at: int) -> Iterator[tuple[int, int]]:
+        return iter(())
 
-    def merged_fields(self, arg: Arg, fields: Sequence[Leaf]) -> Classes:
-        if any(leaf.at_bit % leaf.size_bits for leaf in fields):
+    def merged_fields(self, arg: Arg) -> Classes:
+        if any(super().unaligned(arg.type, 0)):
             return [Class.INTEGER] * (rounded_up(arg.size, 8) // 8)
-        return super().merged_fields(arg, fields)
+        return super().merged_fields(arg)
 
 
 class LargeByReference(Passing):

@@ -1,16 +1,18 @@
 """System V x86-64 psABI 1.0 for Linux: the registers, and where the arguments and the result of a C prototype are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from typing import Final
 
 from backends.abi import EIGHTBYTE, Abi, Arg, InReg, Layout, OnStack, Piece, Placed, bytes_text, vector_of
 from harness.isa.ctypes import (
     X86_64,
+    CArray,
     CComplex,
     CFloat,
     CInt,
     CPtr,
+    CStruct,
     CType,
     CVector,
     CVoid,
@@ -20,6 +22,8 @@ from harness.isa.ctypes import (
     bare,
     leaves,
     rounded_up,
+    size_of,
+    struct_layout,
 )
 from harness.isa.proto import Proto
 
@@ -104,6 +108,9 @@ class Passing:
     def classes(self, arg: Arg) -> Classes:
         """The class of each eightbyte of an argument; [MEMORY] for one that is in memory as a whole."""
         ctype = arg.type
+        if arg.size == 0:
+            arg.step("classification 3", "a struct of 0 bytes has no eightbyte")
+            return []
         if isinstance(ctype, CInt | CPtr | CFloat | CVector | CComplex):
             classes = _scalar_classes(ctype)
             arg.step("classification", _text(classes))
@@ -111,32 +118,48 @@ class Passing:
         if arg.size > MOST_EIGHTBYTES * EIGHTBYTE:
             arg.step("classification 1", f"{arg.size} bytes, more than eight eightbytes: MEMORY")
             return [Class.MEMORY]
-        fields = list(leaves(ctype, X86_64))
-        if bad := self.unaligned(fields):
-            arg.step(
-                "classification 1",
-                f"the field at byte {bad.at_bit // 8} is no multiple of its {bad.size_bits // 8}: MEMORY",
-            )
+        if bad := next(self.unaligned(ctype, 0), None):
+            at, align = bad
+            arg.step("classification 1", f"the field at byte {at} is not at a multiple of {align}: MEMORY")
             return [Class.MEMORY]
-        return self.cleaned(arg, self.merged_fields(arg, fields))
+        return self.cleaned(arg, self.merged_fields(arg))
 
-    def unaligned(self, fields: Sequence[Leaf]) -> Leaf | None:
-        """A scalar that is not at a multiple of its own size; bit-fields are never unaligned."""
-        return next((leaf for leaf in fields if not leaf.is_bits and leaf.at_bit % leaf.size_bits), None)
+    def unaligned(self, ctype: CType, at: int) -> Iterator[tuple[int, int]]:
+        """Fields that are not at a multiple of their own size, and that size; bit-fields always are. `at` is where the type is."""
+        ctype = bare(ctype)
+        match ctype:
+            case CArray(of, count) if count:
+                step = size_of(of, X86_64)
+                for index in range(count if step else 1):
+                    yield from self.unaligned(of, at + index * step)
+            case CArray(of, _):  # GNU C: nothing of it is passed, but compilers look at where it would be
+                if at % align_of(of, X86_64):
+                    yield at, align_of(of, X86_64)
+            case CStruct():
+                for member_field in struct_layout(ctype, X86_64).fields:
+                    if member_field.member.bits is None:
+                        yield from self.unaligned(member_field.member.type, at + member_field.at_bit // 8)
+            case _:
+                if at % align_of(ctype, X86_64):
+                    yield at, align_of(ctype, X86_64)
 
-    def merged_fields(self, arg: Arg, fields: Sequence[Leaf]) -> Classes:
+    def fields(self, ctype: CType) -> Iterable[Leaf]:
+        """What is classified."""
+        return leaves(ctype, X86_64)
+
+    def merged_fields(self, arg: Arg) -> Classes:
         """Items 3 and 4: each eightbyte from the fields in it."""
         classes = [Class.NO_CLASS] * (rounded_up(arg.size, EIGHTBYTE) // EIGHTBYTE)
-        for leaf in fields:
+        for leaf in self.fields(arg.type):
             first = leaf.at_bit // 64
             own = _scalar_classes(leaf.type)
             if leaf.is_bits:
                 own = [Class.INTEGER] * ((leaf.at_bit + leaf.size_bits - 1) // 64 - first + 1)
-            for number, klass in enumerate(own, first):
+            for number, klass in zip(range(first, len(classes)), own, strict=False):
                 classes[number], item = merged(classes[number], klass)
                 if item in ("(d)", "(e)", "(f)"):
                     arg.step(f"classification 4{item}", f"eightbyte {number}: {classes[number].value}")
-        arg.step("classification 3", _text(classes))
+        arg.step("classification 4", _text(classes))
         return classes
 
     def cleaned(self, arg: Arg, classes: Classes) -> Classes:
@@ -176,6 +199,10 @@ class Passing:
             return self.in_memory(arg, "passing, no registers")
         return arg.placed(pieces, "passing 2" if self.leading(classes) is Class.INTEGER else "passing 3")
 
+    def place_anonymous(self, param: Param) -> Placed:
+        """One for the `...`: placed like a named one."""
+        return self.place(param)
+
     def leading(self, classes: Classes) -> Class:
         """The first class that is one; a struct of 0 bytes, and of nothing but padding, has none."""
         return next((klass for klass in classes if klass is not Class.NO_CLASS), Class.NO_CLASS)
@@ -191,7 +218,34 @@ class Passing:
         general = ABI.int_args[self.integers :]
         vector = [str(number) for number in range(self.vectors, VECTOR_ARGS)]
         self.integers, self.vectors = self.integers + integers, self.vectors + vectors
-        return assigned(arg, classes, general, vector, "passing 2", "passing 3")
+        return self.assigned(arg, classes, general, vector, "passing 2", "passing 3")
+
+    def assigned(
+        self,
+        arg: Arg,
+        classes: Classes,
+        general: Sequence[str],
+        vector: Sequence[str],
+        integer_rule: str,
+        sse_rule: str,
+    ) -> tuple[Piece, ...]:
+        """The next registers of two sequences, eightbyte by eightbyte; SSEUP goes with the eightbyte before it."""
+        pieces: list[Piece] = []
+        taken = [0, 0]
+        for number, klass in enumerate(classes):
+            at = number * EIGHTBYTE
+            size = min(EIGHTBYTE, arg.bytes - at)
+            if klass is Class.INTEGER:
+                pieces.append(Piece(at, size, InReg(general[taken[0]])))
+                taken[0] += 1
+                arg.step(integer_rule, f"{bytes_text(at, size)}: INTEGER, {pieces[-1].where}")
+            elif klass is Class.SSE:
+                whole = _with_upper(classes, number, arg.bytes - at)
+                name = VECTORS[max(EIGHTBYTE, rounded_up(whole, EIGHTBYTE))]
+                pieces.append(Piece(at, whole, InReg(f"{name}{vector[taken[1]]}")))
+                taken[1] += 1
+                arg.step(sse_rule, f"{bytes_text(at, whole)}: SSE, {pieces[-1].where}")
+        return tuple(pieces)
 
     def in_memory(self, arg: Arg, rule: str) -> Placed:
         """The next place on the stack; registers stay as they are, for later arguments."""
@@ -217,29 +271,6 @@ def _arg(param: Param) -> Arg:
     return arg
 
 
-def assigned(
-    arg: Arg, classes: Classes, general: Sequence[str], vector: Sequence[str], integer_rule: str, sse_rule: str
-) -> tuple[Piece, ...]:
-    """The next registers of two sequences, eightbyte by eightbyte; SSEUP goes with the eightbyte before it."""
-    pieces: list[Piece] = []
-    taken = [0, 0]
-    for number, klass in enumerate(classes):
-        at = number * EIGHTBYTE
-        size = min(EIGHTBYTE, arg.bytes - at)
-        if klass is Class.INTEGER:
-            pieces.append(Piece(at, size, InReg(general[taken[0]])))
-            taken[0] += 1
-            arg.step(integer_rule, f"{bytes_text(at, size)}: INTEGER, {pieces[-1].where}")
-        elif klass is Class.SSE:
-            whole = _with_upper(classes, number, arg.bytes - at)
-            pieces.append(
-                Piece(at, whole, InReg(f"{VECTORS[max(EIGHTBYTE, rounded_up(whole, EIGHTBYTE))]}{vector[taken[1]]}"))
-            )
-            taken[1] += 1
-            arg.step(sse_rule, f"{bytes_text(at, whole)}: SSE, {pieces[-1].where}")
-    return tuple(pieces)
-
-
 def _with_upper(classes: Classes, number: int, left: int) -> int:
     """Bytes of an SSE eightbyte and the SSEUPs after it."""
     size = EIGHTBYTE
@@ -258,7 +289,7 @@ def layout(proto: Proto, rules: type[Passing] = Passing) -> Layout:
     """Where the arguments of `proto` are at the call, and its result at the return. Raises LayoutError."""
     returned = result(proto.result, rules)
     state = rules(memory_result=returned is not None and returned.by_reference)
-    args = tuple(state.place(param) for param in (*proto.params, *proto.anonymous))
+    args = (*map(state.place, proto.params), *map(state.place_anonymous, proto.anonymous))
     return Layout(args, returned, state.stack, state.stack_align, state.vectors if proto.variadic else None)
 
 
@@ -273,10 +304,7 @@ def result(ctype: CType, rules: type[Passing] = Passing) -> Placed | None:
         arg.step("classification 3", "nothing but padding: nothing is returned")
         return arg.placed((), "classification 3")
     if leading is Class.MEMORY:
-        arg.step(
-            "returning 2",
-            "the caller gives the address of memory for it in rdi, as if a first argument; rax returns it",
-        )
+        arg.step("returning 2", "the caller gives the address of memory in rdi, as if a first argument; rax returns it")
         arg.to_reference()
         return arg.placed((Piece(0, EIGHTBYTE, InReg("rdi")),), "returning 2")
     if leading is Class.X87:
@@ -285,5 +313,5 @@ def result(ctype: CType, rules: type[Passing] = Passing) -> Placed | None:
     if leading is Class.COMPLEX_X87:
         arg.step("returning 8", "the real part in st0, the imaginary part in st1")
         return arg.placed((Piece(0, 10, InReg("st0")), Piece(16, 10, InReg("st1"))), "returning 8")
-    pieces = assigned(arg, classes, INT_RESULTS, ("0", "1"), "returning 3", "returning 4")
+    pieces = state.assigned(arg, classes, INT_RESULTS, ("0", "1"), "returning 3", "returning 4")
     return arg.placed(pieces, "returning 3" if leading is Class.INTEGER else "returning 4")

@@ -235,6 +235,15 @@ class Declarations:
         except IncompleteError as error:
             raise ProtoError(column, str(error)) from error
 
+    def _element(self, ctype: CType, column: int) -> None:
+        """An element of an array, whose size is a multiple of its alignment. Raises ProtoError."""
+        self._size(ctype, column)
+        size, align = size_of(ctype, ARM64), align_of(ctype, ARM64)
+        if size % align:
+            raise ProtoError(
+                column, f"expected elements with a size that is a multiple of their alignment, found {size} and {align}"
+            )
+
     # --- declarators
 
     def declarator(self, base: CType, what: str | None) -> tuple[str, CType]:
@@ -270,6 +279,7 @@ class Declarations:
                 raise ProtoError(column, "expected elements with a size")
             if count is not None and not 0 <= count <= MAX_BYTES:
                 raise ProtoError(column, f"expected 0 to {MAX_BYTES} elements, found {count}")
+            self._element(base, column)
             base = CArray(base, count)
         elif tokens.accept("("):
             if isinstance(base, CArray | CFunc):
@@ -364,7 +374,7 @@ class Declarations:
 
 def promote(ctype: CType) -> CType:
     """The default argument promotions."""
-    ctype = bare(ctype)
-    if isinstance(ctype, CInt) and ctype.size < cnames.INT.size:
+    passed = bare(ctype)
+    if isinstance(passed, CInt) and passed.size < cnames.INT.size:
         return cnames.INT
-    return cnames.DOUBLE if ctype == CFloat("float", 4) else ctype
+    return cnames.DOUBLE if passed == CFloat("float", 4) else ctype

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 POINTER_BYTES: Final = 8
+IMAGINARY: Final = " imaginary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class StructLayout:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A scalar inside a type, both in bits; `path` is what C writes after the object's name."""
+    """A scalar inside a type, both in bits; `path` is what C writes after the object's name, and IMAGINARY for such a part."""
 
     type: CInt | CFloat | CVector | CPtr
     at_bit: int
@@ -276,37 +277,45 @@ def _bit_position(member: Member, struct: CStruct, at: int, model: DataModel) ->
     return rounded_up(at, align_bits) if crosses else at
 
 
-def leaves(ctype: CType, model: DataModel, at_bit: int = 0, path: str = "") -> Iterator[Leaf]:
-    """The scalars of a type in order, arrays expanded; unnamed bit-fields are no members and not among them."""
+def leaves(
+    ctype: CType, model: DataModel, at_bit: int = 0, path: str = "", *, unnamed_bits: bool = False
+) -> Iterator[Leaf]:
+    """The scalars of a type in order, arrays expanded; unnamed bit-fields are padding, and only among them where asked for."""
     ctype = bare(ctype)
     match ctype:
         case CInt() | CFloat() | CVector() | CPtr():
             yield Leaf(ctype, at_bit, ctype.size * 8, path)
         case CComplex(of):
             yield Leaf(of, at_bit, of.size * 8, path)
-            yield Leaf(of, at_bit + of.size * 8, of.size * 8, path)
+            yield Leaf(of, at_bit + of.size * 8, of.size * 8, f"{path}{IMAGINARY}")
         case CArray(of, count):
             step = size_of(of, model) * 8
             for index in range(count or 0 if step else 0):
-                yield from leaves(of, model, at_bit + index * step, f"{path}[{index}]")
+                inner = at_bit + index * step
+                yield from leaves(of, model, inner, f"{path}[{index}]", unnamed_bits=unnamed_bits)
         case CStruct():
             for field in struct_layout(ctype, model).fields:
-                yield from _field_leaves(field, model, at_bit, path)
+                yield from _field_leaves(field, model, at_bit, path, unnamed_bits=unnamed_bits)
         case CVoid() | CFunc() | CAligned():
             raise IncompleteError(f"{type_text(ctype)} has no size")
         case _:
             assert_never(ctype)
 
 
-def _field_leaves(field: Field, model: DataModel, at_bit: int, path: str) -> Iterator[Leaf]:
+def _field_leaves(field: Field, model: DataModel, at_bit: int, path: str, *, unnamed_bits: bool) -> Iterator[Leaf]:
     member = field.member
     inner = f"{path}.{member.name}" if member.name else path
     if member.bits is None:
-        yield from leaves(member.type, model, at_bit + field.at_bit, inner)
-    elif member.name:
+        yield from leaves(member.type, model, at_bit + field.at_bit, inner, unnamed_bits=unnamed_bits)
+    elif member.bits and (member.name or unnamed_bits):
         ctype = bare(member.type)
         assert isinstance(ctype, CInt)
         yield Leaf(ctype, at_bit + field.at_bit, field.size_bits, inner, is_bits=True)
+
+
+def is_padding(ctype: CType, model: DataModel) -> bool:
+    """A struct that holds no value: nothing, or unnamed bit-fields."""
+    return isinstance(ctype, CStruct) and not any(True for _ in leaves(ctype, model))
 
 
 # --- types as text ---

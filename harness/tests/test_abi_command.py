@@ -159,6 +159,16 @@ def test_a_long_argument_is_cut_short_in_the_picture() -> None:
     assert [(row.place, row.cells, row.note) for row in shown.registers] == [("rdi", tuple(range(8)), "g")]
 
 
+@pytest.mark.parametrize(("size", "rows"), [(17, 3), (56, 7), (64, 8), (65, 9), (72, 9), (1 << 39, 9)])
+def test_how_many_rows_an_argument_has(size: int, rows: int) -> None:
+    """At most eight, and one for what is left out; arrays of nothing take no time, however long."""
+    shown = picture(view_of(parse_proto(f"void f(struct {{char c[{size}]; struct {{}} e[1 << 39];}} s)"), "x86_64"))
+    assert len(shown.stack) == 1 + rows
+    first = (size - 1) // 8 * 8
+    part = f"byte {first}" if size % 8 == 1 else f"bytes {first} to {size - 1}"
+    assert shown.stack[-1].note == f"s, {part} of {size}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 from backends.checks import CHECKS
+from backends.oracle.quirks import QUIRKS
 from harness import __main__ as bootstrap
 from harness.plugins import BACKENDS
 
@@ -36,7 +37,7 @@ def test_every_key_of_the_format_has_an_example() -> None:
 
 
 def test_files_that_pages_name_exist() -> None:
-    for name in ("README.md", "CONTRIBUTING.md", "cases/README.md", "docs/linux.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "cases/README.md", "docs/linux.md", "docs/abi.md"):
         named = re.findall(r"`((?:harness|verifier|backends|cases|docs|reports|benchmarks)/[\w./]+)`", page(name))
         named += [str(Path(name).parent / link) for link in re.findall(r"\]\(([\w./]+)\)", page(name))]
         assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
@@ -49,6 +50,11 @@ def test_rules_that_pages_name_are_those_of_the_verifier() -> None:
     assert [rule for rule in listed if f'"{rule}"' not in source] == []
     cases = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "cases").rglob("*.yaml"))
     assert sorted(set(re.findall(r"rule: ([\w-]+)", cases)) - set(listed)) == []
+
+
+def test_differences_of_compilers_that_the_page_names_are_those_on_record() -> None:
+    listed = re.findall(r"^\| (D-\w+) \|", page("docs/abi.md"), re.MULTILINE)
+    assert listed == list(dict.fromkeys(quirk.id for quirk in QUIRKS))
 
 
 def test_no_file_names_a_machine() -> None:

@@ -1,5 +1,7 @@
 """Prototypes as text: what C writes, what BPF functions may have, and what is refused at which column."""
 
+import random
+
 import pytest
 
 from harness.isa.ctypes import (
@@ -227,6 +229,8 @@ BAD = [
     ("int f(int a[sizeof(struct {char c; int :5;})])", 19, "this is 4 on arm64 and 2 on x86-64"),
     ("int f(int a[N])", 12, "expected a number, found 'N'"),
     ("int f(int (*a)[-1])", 14, "expected 0 to"),
+    ("typedef int t __attribute__((aligned(8))); int f(t a[2])", 52, "a multiple of their alignment, found 4 and 8"),
+    ("int f(struct unknown a[2])", 22, "the members of struct unknown are not given"),
     ("int f(int a[](void))", 11, "expected elements with a size"),
     ("int f(void)[3]", 11, "a function cannot return an array"),
     ("int f(struct {int a[1 << 50];} s)", 19, "expected 0 to"),
@@ -262,3 +266,76 @@ def test_what_bpf_functions_do_not_have(text: str, column: int, found: str) -> N
         parse_bpf_proto(text)
     assert caught.value.message.endswith(f"found {found}")
     assert caught.value.column == column
+
+
+WORDS = [
+    "int",
+    "long",
+    "char",
+    "unsigned",
+    "struct",
+    "union",
+    "enum",
+    "s",
+    "t",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "*",  # noqa: PT017
+    ",",
+    ";",
+    ":",
+    "...",
+    "__attribute__",
+    "((",
+    "))",
+    "packed",
+    "aligned",
+    "vector_size",
+    "16",
+    "3",
+    "0",
+    "float",
+    "_Complex",
+    "__int128",
+    "void",
+    "bool",
+    "const",
+    "typedef",
+    "u64",
+    "a",
+    "=",
+    "<<",
+    "/",
+    "~",
+    "+",
+    "sizeof",
+    "_Alignas",
+    "__arg_ctx",
+    "/*",
+    "//",
+    "\n",
+    "99999999999999999999",
+    '"',
+    "é",
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_text_is_read_or_refused_at_a_column(seed: int) -> None:
+    rng = random.Random(seed)
+    read = 0
+    for _ in range(1500):
+        text = (
+            "int f(" * rng.randint(0, 1)
+            + " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 12)))
+            + ")" * rng.randint(0, 1)
+        )
+        try:
+            read += str(parse_proto(text)) != ""
+        except ProtoError as error:
+            assert 0 <= error.column <= len(text)
+    assert read

@@ -1,0 +1,105 @@
+"""Models of where compilers for arm64 differ: the rules of AAPCS64, each with one of them changed; quirks.py says what each is."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from backends.abi import Arg
+from backends.arm64.abi import Homogeneous, Marshalling
+from harness.isa.ctypes import ARM64, CArray, CComplex, CStruct, CType, CVector, align_of, bare, is_padding, size_of
+
+
+class PackedBits(Marshalling):
+    """D-5."""
+
+    def natural(self, arg: Arg) -> int:
+        members = arg.type.members or () if isinstance(arg.type, CStruct) else ()
+        of_types = [align_of(member.type, ARM64) for member in members if member.bits is not None]
+        return max([super().natural(arg), *of_types])
+
+
+class OnlyUnnamedBits(Marshalling):
+    """D-12."""
+
+    def is_nothing(self, arg: Arg) -> bool:
+        return is_padding(arg.type, ARM64)
+
+
+class ZeroBits(Marshalling):
+    """D-13."""
+
+    def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
+        return None if _has_zero_bits(ctype, unions=False) else super().homogeneous_of(ctype)
+
+
+class ZeroBitsInUnion(Marshalling):
+    """D-13, in unions only."""
+
+    def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
+        return None if _has_zero_bits(ctype, unions=True) else super().homogeneous_of(ctype)
+
+
+def _has_zero_bits(ctype: CType, *, unions: bool) -> bool:
+    ctype = bare(ctype)
+    if isinstance(ctype, CArray):
+        return _has_zero_bits(ctype.of, unions=unions)
+    if not isinstance(ctype, CStruct):
+        return False
+    own = (ctype.union or not unions) and any(member.bits == 0 for member in ctype.members or ())
+    return own or any(_has_zero_bits(member.type, unions=unions) for member in ctype.members or ())
+
+
+class EmptyStructs(Marshalling):
+    """D-17."""
+
+    def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
+        return super().homogeneous_of(_without_empty(ctype))
+
+
+def _without_empty(ctype: CType) -> CType:
+    """A struct without its members that are structs of no size, and arrays of such."""
+    ctype = bare(ctype)
+    if isinstance(ctype, CArray):
+        return replace(ctype, of=_without_empty(ctype.of))
+    if not isinstance(ctype, CStruct):
+        return ctype
+    members = [replace(member, type=_without_empty(member.type)) for member in ctype.members or ()]
+    kept = [member for member in members if size_of(member.type, ARM64) or not _is_struct(member.type)]
+    return replace(ctype, members=tuple(kept))
+
+
+def _is_struct(ctype: CType) -> bool:
+    while isinstance(ctype, CArray) and ctype.count:
+        ctype = bare(ctype.of)
+    return isinstance(ctype, CStruct)
+
+
+class BesideNoElements(Marshalling):
+    """D-14."""
+
+    def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
+        found = super().homogeneous_of(ctype)
+        if found is not None or not isinstance(ctype, CStruct):
+            return found
+        parts = [bare(part) for part in _with_size(ctype)]
+        if (
+            len(parts) != 1
+            or not isinstance(parts[0], CComplex | CVector)
+            or size_of(parts[0], ARM64) != size_of(ctype, ARM64)
+        ):
+            return None
+        if isinstance(parts[0], CVector):
+            return Homogeneous(parts[0], parts[0].size, 1)
+        return Homogeneous(parts[0].of, parts[0].of.size, 2)
+
+
+def _with_size(ctype: CType) -> Iterator[CType]:
+    """The members of a struct that have a size, those of a struct within it in its place."""
+    ctype = bare(ctype)
+    if isinstance(ctype, CStruct):
+        for member in ctype.members or ():
+            if size_of(member.type, ARM64):
+                yield from _with_size(member.type)
+    elif isinstance(ctype, CArray) and ctype.count == 1:
+        yield from _with_size(ctype.of)
+    else:
+        yield ctype

@@ -1,0 +1,161 @@
+"""Where compilers are known to differ from the ABI documents, or from each other where these are open.
+
+Each row is a model: the document's rules with one of them changed. What a compiler does has to be what the document says, or what
+rows of its own, and only they, explain.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final
+
+from backends.arm64.abi import Marshalling
+from backends.oracle import on_arm64, on_x86_64
+from backends.oracle.compilers import Compiler
+from backends.x86_64.abi import Passing
+
+Rules = type[Marshalling] | type[Passing]
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """`seen`: in which versions of the compiler, of those that were tried; `right`: who is right, and by which text."""
+
+    id: str
+    family: str
+    arch: str
+    seen: str
+    what: str
+    right: str
+    rules: Rules
+
+    def is_of(self, compiler: Compiler) -> bool:
+        """Whether the compiler may have it; in which versions it is, nobody tried them all."""
+        return (self.family, self.arch) == (compiler.family, compiler.arch)
+
+
+QUIRKS: Final = (
+    Quirk(
+        "D-1", "clang", "x86_64", "19.1; not 14.0, 22.1",
+        "After a scalar __int128 for which only r9 was left, that register is lost: later integers are on the stack.",
+        "psABI, Passing: registers of an argument that does not fit are free again; gcc",
+        on_x86_64.RegisterLost,
+    ),
+    Quirk(
+        "D-2", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "A scalar __int128 is two u64: divided between r9 and the stack, aligned to 8 there. va_arg in a callee does not know.",
+        "psABI, Classification: on the stack it is aligned to 16; Passing: never divided; gcc",
+        on_x86_64.ScalarSplit,
+    ),
+    Quirk(
+        "D-3", "gcc", "x86_64", "12.2",
+        "Of an array of packed structs only the first element is looked at for unaligned fields.",
+        "psABI, Classification 1: an unaligned field anywhere is MEMORY; clang",
+        on_x86_64.FirstElement,
+    ),
+    Quirk(
+        "D-4", "clang", "x86_64", "14.0, 19.1, 22.1",
+        "A member is unaligned where it is at no multiple of the alignment of its type, attributes included, "
+        "also if that is more than any scalar in it needs, and if it has no size.",
+        "open: psABI, Classification 1 does not say what unaligned means for attributes; gcc looks at scalars",
+        on_x86_64.ByTypeAlignment,
+    ),
+    Quirk(
+        "D-4a", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "As D-4, with the alignment that a typedef gives, which may be less than the scalar's.",
+        "open, as D-4",
+        on_x86_64.ByTypedefAlignment,
+    ),
+    Quirk(
+        "D-5", "gcc", "arm64", "12.2",
+        "In a packed struct a bit-field counts for the natural alignment with the alignment of its type.",
+        "AAPCS64, Composite Types: member alignment is that after language attributes, so 1; clang",
+        on_arm64.PackedBits,
+    ),
+    Quirk(
+        "D-7", "gcc", "x86_64", "12.2",
+        "Unnamed bit-fields are classified, as INTEGER; of a union also one of width 0. "
+        "A struct of nothing else for which no register is left is passed nowhere.",
+        "psABI, Classification: NO_CLASS is for padding, which an unnamed bit-field is (C11 6.7.2.1); clang",
+        on_x86_64.UnnamedBits,
+    ),
+    Quirk(
+        "D-8", "gcc", "x86_64", "12.2",
+        "An array of no elements that begins within an eightbyte is classified as one element would be.",
+        "open: such arrays are GNU C; clang gives them no class",
+        on_x86_64.NoElements,
+    ),
+    Quirk(
+        "D-9", "clang", "x86_64", "14.0, 19.1, 22.1",
+        "Two eightbytes of which the first holds only _Float16 in its low four bytes, and the second is not used beyond four: "
+        "the first is passed in a general register.",
+        "psABI, Classification: _Float16 is SSE; gcc",
+        on_x86_64.HalvesAsInteger,
+    ),
+    Quirk(
+        "D-10", "clang", "x86_64", "14.0, 19.1, 22.1",
+        "Of an SSE eightbyte of a union only the floats of its most aligned, then largest member are passed: "
+        "union {struct {float a; double b;} s; double d;} loses the upper half of d.",
+        "psABI, Passing 3: the eightbyte is passed; gcc",
+        on_x86_64.UnionAsOneMember,
+    ),
+    Quirk(
+        "D-11", "clang", "x86_64", "22.1; not 14.0, 19.1",
+        "An object that begins with an unnamed bit-field of an __int128 takes two general registers, though the second is padding.",
+        "psABI, Classification: NO_CLASS is for padding; gcc takes two as well, by D-7",
+        on_x86_64.UnnamedInt128,
+    ),
+    Quirk(
+        "D-12", "clang", "arm64", "14.0, 19.1, 22.1",
+        "A struct of nothing but unnamed bit-fields is not passed at all.",
+        "AAPCS64, C.12: it is a composite with a size; gcc",
+        on_arm64.OnlyUnnamedBits,
+    ),
+    Quirk(
+        "D-13", "gcc", "arm64", "12.2",
+        "A union with a bit-field of width 0 is no HFA; a struct with one is.",
+        "open: AAPCS64, Homogeneous Aggregates does not speak of members without a size; clang 22 ignores them in both",
+        on_arm64.ZeroBitsInUnion,
+    ),
+    Quirk(
+        "D-13", "clang", "arm64", "14.0; not 19.1, 22.1",
+        "A struct or union with a bit-field of width 0 is no HFA.",
+        "open: AAPCS64, Homogeneous Aggregates does not speak of members without a size; clang 22 ignores them",
+        on_arm64.ZeroBits,
+    ),
+    Quirk(
+        "D-14", "gcc", "arm64", "12.2",
+        "One complex number or short vector beside arrays of no elements is an HFA or HVA; one float is not.",
+        "open: such arrays are GNU C; to clang none is",
+        on_arm64.BesideNoElements,
+    ),
+    Quirk(
+        "D-15", "gcc", "x86_64", "12.2",
+        "A callee counts a named argument of nothing but unnamed bit-fields as stacked, where no register was left, and takes "
+        "anonymous ones from behind it; no caller puts it there.",
+        "psABI, Variable Argument Lists; gcc's own callers, clang",
+        on_x86_64.PaddingCounted,
+    ),
+    Quirk(
+        "D-16", "gcc", "x86_64", "12.2",
+        "A bit-field of 8, 16, 32 or 64 bits that begins at a multiple of them is a plain member, which may be unaligned.",
+        "open: psABI, Classification 1 does not speak of bit-fields; clang takes none for unaligned",
+        on_x86_64.WholeBitFields,
+    ),
+    Quirk(
+        "D-17", "clang", "arm64", "22.1",
+        "A member that is a struct of nothing but arrays of no elements does not keep a struct from being an HFA.",
+        "open: such arrays are GNU C; with gcc, and with such an array itself, it does",
+        on_arm64.EmptyStructs,
+    ),
+)  # fmt: skip
+
+
+def models(compiler: Compiler) -> Iterator[tuple[tuple[Quirk, ...], Rules]]:
+    """The quirks of a compiler as rules: one by one, then two and three at a time."""
+    own = [quirk for quirk in QUIRKS if quirk.is_of(compiler)]
+    for count in (1, 2, 3):
+        for chosen in combinations(own, count):
+            rules = [quirk.rules for quirk in chosen]
+            if not any(one is not other and issubclass(one, other) for one in rules for other in rules):
+                yield chosen, type("Model", tuple(rules), {})

@@ -1,0 +1,75 @@
+"""The layouts against the C compilers that are here, caller and callee; `callconv abi-sweep` takes more prototypes."""
+
+from typing import Any
+
+import pytest
+
+from backends.oracle.compilers import Compiler, CompilerError, asked, find_compilers
+from backends.oracle.generate import Generated, generate
+from backends.oracle.judge import judge
+from backends.oracle.source import source
+from backends.tests.abi_rows import ROWS, TYPES
+
+COMPILERS = {(compiler.family, compiler.arch): compiler for compiler in find_compilers()}
+PROTOTYPES = 200
+
+
+@pytest.fixture(params=[("gcc", "arm64"), ("gcc", "x86_64"), ("clang", "arm64"), ("clang", "x86_64")], ids="-".join)
+def compiler(request: pytest.FixtureRequest) -> Compiler:
+    if request.param not in COMPILERS:
+        pytest.skip(f"no {' for '.join(request.param)} is here")
+    return COMPILERS[request.param]
+
+
+def test_generated_prototypes(compiler: Compiler) -> None:
+    judged = judge(compiler, [generate(seed) for seed in range(PROTOTYPES)])
+    assert [finding for finding in judged.findings if not finding.quirks] == []
+    assert judged.prototypes > 0.9 * PROTOTYPES
+
+
+def worked_example(number: int) -> Generated:
+    """A row of the document's table, its types by names as a generated prototype has them."""
+    row = next(row for row in ROWS if row.number == number)
+    declared: dict[str, str] = {"i128": f"typedef __int128 i128_{number};\n", "ptr": f"typedef void *ptr_{number};\n"}
+    params: list[str] = []
+    for argument in row.arguments.split(", "):
+        name, _, count = argument.partition("*")
+        if name in TYPES:
+            declared.setdefault(name, f"typedef {TYPES[name]} {name}_{number};\n")
+        params += [f"{name}_{number}" if name in TYPES else name] * int(count or 1)
+    used = [declared[name] for name in declared if f"{name}_{number}" in params]
+    return Generated(number, "".join(used), "void", tuple(params), (), variadic=False, has_half=False)
+
+
+def test_worked_examples(compiler: Compiler) -> None:
+    judged = judge(compiler, [worked_example(row.number) for row in ROWS])
+    assert [finding for finding in judged.findings if not finding.quirks] == []
+
+
+def test_a_difference_of_the_types_shows(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler reads `packed`, the suite does not: sizes, offsets and places are others."""
+    made = Generated(1, "struct s_1 {u8 a; u32 b;};\n", "u8", ("struct s_1", "u64"), (), variadic=False, has_half=False)
+    assert judge(compiler, [made]).findings == ()
+
+    def packed(*arguments: Any) -> str:
+        return source(*arguments).replace("u32 b;}", "u32 b;} __attribute__((packed))")
+
+    monkeypatch.setattr("backends.oracle.judge.source", packed)
+    found = judge(compiler, [made]).findings
+    assert {"facts", "callee", "caller"} == {finding.side for finding in found}
+    assert "facts, sizeof(struct s_1): 5, ours is 8" in found[0].mismatches
+
+
+def test_a_source_that_is_no_c(compiler: Compiler) -> None:
+    with pytest.raises(CompilerError, match="error"):
+        compiler.compile("nonsense\n")
+
+
+def test_code_that_needs_another_file(compiler: Compiler) -> None:
+    with pytest.raises(CompilerError, match="its code needs 'elsewhere'"):
+        compiler.compile("void elsewhere(void);\nvoid f(void) { elsewhere(); elsewhere(); }\n")
+
+
+def test_what_is_no_compiler() -> None:
+    assert asked(["true"]) == []
+    assert asked(["no-such-program-anywhere"]) == []

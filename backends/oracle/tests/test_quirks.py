@@ -1,0 +1,74 @@
+"""Known differences of compilers, each on a prototype of its own: where the document puts things, and where the compiler does."""
+
+import pytest
+
+from backends.arm64 import abi as arm64
+from backends.oracle.compilers import Compiler
+from backends.oracle.quirks import QUIRKS, Quirk, models
+from backends.tests.abi_rows import found
+from backends.x86_64 import abi as x86_64
+from harness.isa.proto import parse_proto
+
+FIVE = "u64 a, u64 b, u64 c, u64 d, u64 e"
+PACKED7 = "struct p {u32 a; u8 b[3];} __attribute__((packed));"
+ROWS = [
+    # Quirk, declarations, parameters, places by the document, by the compiler; offsets from the first stacked argument.
+    ("D-1", "clang", "", f"{FIVE}, __int128 f, u64 g, u64 h", "rdi rsi rdx rcx r8 [0] r9 [16]", "rdi rsi rdx rcx r8 [0] [16] [24]"),
+    ("D-1", "clang", "", f"{FIVE}, __int128 f, struct {{u16 x; double y;}} g", "rdi rsi rdx rcx r8 [0] r9,xmm0", "rdi rsi rdx rcx r8 [0] [16],xmm0"),
+    ("D-2", "clang", "", f"{FIVE}, __int128 f, u64 g", "rdi rsi rdx rcx r8 [0] r9", "rdi rsi rdx rcx r8 r9,[0] [8]"),
+    ("D-2", "clang", "", f"{FIVE}, u64 f, u64 g, __int128 h", "rdi rsi rdx rcx r8 r9 [0] [16]", "rdi rsi rdx rcx r8 r9 [0] [8]"),
+    ("D-3", "gcc", PACKED7, "struct {struct p x[2];} a, u64 b", "[0] rdi", "rdi,rsi rdx"),
+    ("D-4", "clang", "", "struct {u32 x; struct {u32 y;} __attribute__((aligned(8))) z; u16 w;} __attribute__((packed)) a, u64 b", "rdi,rsi rdx", "[0] rdi"),
+    ("D-4a", "clang", "typedef u64 low __attribute__((aligned(4)));", "struct {u32 x; low y;} a, u64 b", "[0] rdi", "rdi rsi"),
+    ("D-7", "gcc", "", "struct {u64 :44; char *x;} a, union {float x; int :0;} b", "rdi xmm0", "rdi,rsi rdx"),
+    ("D-8", "gcc", "", "struct {float x; int y[0];} a", "xmm0", "rdi"),
+    ("D-15", "gcc", "", f"{FIVE}, u64 f, struct {{short :16;}} g, ..., u64 h", "rdi rsi rdx rcx r8 r9 - [0]", "rdi rsi rdx rcx r8 r9 - [8]"),
+    ("D-16", "gcc", "", "struct {u8 x; struct {u32 y:32;} z;} __attribute__((packed)) a, u64 b", "rdi rsi", "[0] rdi"),
+    ("D-17", "clang", "", "struct {struct {int x[0];} y; float z;} a", "x0", "v0"),
+    ("D-9", "clang", "", "struct {_Float16 x, y; _Float16 z __attribute__((aligned(8)));} a", "xmm0,xmm1", "rdi,xmm0"),
+    ("D-10", "clang", "", "union {struct {float x; double y;} s; double d;} a", "xmm0,xmm1", "xmm0,xmm1"),
+    ("D-11", "clang", "", "union {__int128 :121; u64 x;} a, u64 b", "rdi rsi", "rdi,rsi rdx"),
+    ("D-5", "gcc", "", "u64 a, struct {__int128 x:59; u64 y;} __attribute__((packed)) b", "x0 x1,x2", "x0 x2,x3"),
+    ("D-12", "clang", "", "struct {int :5;} a, u64 b", "x0 x1", "- x0"),
+    ("D-13", "gcc", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 v0"),
+    ("D-13", "clang", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 x1"),
+    ("D-14", "gcc", "", "struct {double _Complex x; char y[0];} a, struct {float x; char y[0];} b", "x0,x1 x2", "v0,v1 x0"),
+]  # fmt: skip
+
+
+def quirk_of(name: str, family: str) -> Quirk:
+    return next(quirk for quirk in QUIRKS if (quirk.id, quirk.family) == (name, family))
+
+
+@pytest.mark.parametrize(("name", "family", "declarations", "params", "document", "compiler"), ROWS)
+def test_a_quirk(name: str, family: str, declarations: str, params: str, document: str, compiler: str) -> None:
+    quirk = quirk_of(name, family)
+    module = arm64 if quirk.arch == "arm64" else x86_64
+    proto = parse_proto(f"{declarations}void f({params})")
+    assert found(module.layout(proto)) == document.split()
+    assert found(module.layout(proto, quirk.rules)) == compiler.split()
+
+
+def test_what_a_union_loses() -> None:
+    quirk = quirk_of("D-10", "clang")
+    assert issubclass(quirk.rules, x86_64.Passing)
+    for text, sizes in (
+        ("union {struct {float a; double b;} s; double d;}", [4, 8]),
+        ("union {struct {float a;} s; double d;}", [8]),
+        ("union {float a[2]; double d;}", [8]),
+        ("union {struct {_Float16 a; float b;} s; float c[2];}", [8]),
+        ("struct {float a; double b;}", [4, 8]),
+    ):
+        layout = x86_64.layout(parse_proto(f"void f({text} u)"), quirk.rules)
+        assert [piece.size for piece in layout.args[0].pieces] == sizes
+
+
+def test_every_quirk_has_a_row() -> None:
+    assert {(name, family) for name, family, *_ in ROWS} == {(quirk.id, quirk.family) for quirk in QUIRKS}
+
+
+def test_models_of_a_compiler() -> None:
+    compiler = Compiler("clang", (14, 0, 6), "arm64", ("clang",))
+    assert [" ".join(quirk.id for quirk in quirks) for quirks, _ in models(compiler)] == [
+        "D-12", "D-13", "D-17", "D-12 D-13", "D-12 D-17", "D-13 D-17", "D-12 D-13 D-17",
+    ]  # fmt: skip
