@@ -268,10 +268,60 @@ def test_what_bpf_functions_do_not_have(text: str, column: int, found: str) -> N
     assert caught.value.column == column
 
 
-WORDS = (
-    "int long char unsigned struct union enum s t { } ( ) [ ] * , ; : ... __attribute__ (( )) packed aligned vector_size 16 3 0 float "
-    '_Complex __int128 void bool const typedef u64 a = << / ~ + sizeof _Alignas __arg_ctx /* // \n 99999999999999999999 " é'
-).split(" ")
+WORDS = [
+    "int",
+    "long",
+    "char",
+    "unsigned",
+    "struct",
+    "union",
+    "enum",
+    "s",
+    "t",
+    "{",
+    "}",
+    "(",
+    ")",
+    "[",
+    "]",
+    "*",
+    ",",
+    ";",
+    ":",
+    "...",
+    "__attribute__",
+    "((",
+    "))",
+    "packed",
+    "aligned",
+    "vector_size",
+    "16",
+    "3",
+    "0",
+    "float",
+    "_Complex",
+    "__int128",
+    "void",
+    "bool",
+    "const",
+    "typedef",
+    "u64",
+    "a",
+    "=",
+    "<<",
+    "/",
+    "~",
+    "+",
+    "sizeof",
+    "_Alignas",
+    "__arg_ctx",
+    "/*",
+    "//",
+    "\n",
+    "99999999999999999999",
+    '"',
+    "é",
+]
 
 
 @pytest.mark.parametrize("seed", range(4))
