@@ -337,5 +337,5 @@ def test_any_text_is_read_or_refused_at_a_column(seed: int) -> None:
         try:
             read += str(parse_proto(text)) != ""
         except ProtoError as error:
-            assert 0 <= error.column <= len(text)
+            assert 0 <= error.column <= len(text)  # noqa: PT017
     assert read
