@@ -13,7 +13,7 @@ from backends.base import Backend, OwnFileError, Ran, Referee, Refused
 from harness import abi_command
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
-from harness.listing import bpf_rows, frame_lines, listing_lines, native_rows, value_text
+from harness.listing import FORMS, Form, bpf_rows, frame_lines, listing_lines, native_rows, text_form, value_text
 from harness.objects import SUFFIX, load_objects
 from harness.plugins import (
     BACKENDS,
@@ -218,7 +218,7 @@ def show(options: argparse.Namespace) -> int:
         for line in ["", *listing(case.traced, backend.tracer), ""]:
             say(line)
     else:
-        _show_listing(result)
+        _show_listing(result, text_form(options.form))
         _show_run(result)
     for line in failure_lines(record_of(result))[1:] if result.status in ("failed", "error") else []:
         say(line)
@@ -233,14 +233,14 @@ def jit(options: argparse.Namespace) -> int:
     case = _one_case(options.case, options.section)
     if case.traced is not None:
         raise InputError(f"{case.id} is a trampoline: `callconv show` prints its native code")
-    return PASSED if show_native(case, compilers(options), say, as_hex=options.hex) else FAILED
+    return PASSED if show_native(case, compilers(options), say, text_form(options.form), as_hex=options.hex) else FAILED
 
 
-def _show_listing(result: Result) -> None:
+def _show_listing(result: Result, form: Form) -> None:
     outcome = result.outcome
     image = outcome.image if isinstance(outcome, Ran) else None
     lines = result.case.lines
-    rows = bpf_rows(result.case.assembled.prog, lines) if image is None else native_rows(image, lines)
+    rows = bpf_rows(result.case.assembled.prog, lines, form) if image is None else native_rows(image, lines, form)
     for line in listing_lines(rows):
         say(line)
 
@@ -421,6 +421,7 @@ def parser() -> argparse.ArgumentParser:
     shows = commands.add_parser("show", help="one case: listing, frame, call trace", allow_abbrev=False)
     shows.add_argument("case", metavar="CASE", help="a case's name, or FILE::CASE")
     _section_option(shows)
+    _form_option(shows)
     shows.add_argument("--backend", required=True, metavar="NAME", help=names)
     _kernel_options(shows)
     shows.set_defaults(do=show)
@@ -428,6 +429,7 @@ def parser() -> argparse.ArgumentParser:
     jits = commands.add_parser("jit", help="one program's native code, not run", allow_abbrev=False)
     jits.add_argument("case", metavar="CASE", help="a case's name, FILE::CASE, or OBJ.o::FUNCTION")
     _section_option(jits)
+    _form_option(jits)
     _jit_arguments(jits)
     jits.set_defaults(do=jit)
 
@@ -445,6 +447,12 @@ def parser() -> argparse.ArgumentParser:
 
 def _section_option(command: argparse.ArgumentParser) -> None:
     command.add_argument("--section", metavar="NAME", help="only programs of this section of an object")
+
+
+def _form_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--form", choices=FORMS, default="log", help="insns as the verifier's log has them, or as llvm-objdump"
+    )
 
 
 def _jit_arguments(command: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from backends.x86_64.jit import Options as X8664Options
 from backends.x86_64.jit import X8664Jit
 from harness.case import Case
 from harness.check import where_of
-from harness.listing import listing_lines, native_rows
+from harness.listing import Form, listing_lines, native_rows
 from verifier.verdict import Rejected
 from verifier.verify import Verifier
 
@@ -26,7 +26,9 @@ def compilers(options: argparse.Namespace) -> list[Compiler]:
     return [made for made in (x86_64, arm64) if made.arch in (options.arch or (made.arch,))]
 
 
-def show_native(case: Case, chosen: Sequence[Compiler], say: Callable[[str], None], *, as_hex: bool) -> bool:
+def show_native(
+    case: Case, chosen: Sequence[Compiler], say: Callable[[str], None], form: Form, *, as_hex: bool
+) -> bool:
     """Prints the native code of a program for each compiler; whether there was some for all."""
     verdict = Verifier().verify(case.assembled.prog)
     if isinstance(verdict, Rejected):
@@ -42,16 +44,16 @@ def show_native(case: Case, chosen: Sequence[Compiler], say: Callable[[str], Non
             say(f"{compiler.arch}: {error}")
             right = False
             continue
-        _show(replace(image, source=verdict.verified), case, say, as_hex=as_hex)
+        if as_hex:
+            say(image.code.hex())
+        else:
+            _show(replace(image, source=verdict.verified), case, say, form)
     return right
 
 
-def _show(image: Image, case: Case, say: Callable[[str], None], *, as_hex: bool) -> None:
-    if as_hex:
-        say(image.code.hex())
-        return
+def _show(image: Image, case: Case, say: Callable[[str], None], form: Form) -> None:
     say(f"{case.file}::{case.name} ({image.arch}, {len(image.code)} bytes at {image.base:#x})")
     for symbol in image.symbols:
         say(f"  {symbol.offset:6x}  {symbol.size:6d} bytes  {symbol.name}")
-    for line in listing_lines(native_rows(image, case.lines)):
+    for line in listing_lines(native_rows(image, case.lines, form)):
         say(line)

@@ -134,3 +134,12 @@ def test_programs_of_a_section(command: list[str], capsys: pytest.CaptureFixture
     assert "no program is in a section 'xdp'; sections: syscall" in capsys.readouterr().err
     assert cli.main(["jit", CALLS, "--section", "syscall"]) == 2  # two of them
     assert cli.main(["jit", str(OBJECTS / "maps.o"), "--section", "syscall", "--hex"]) == 0
+
+
+@pytest.mark.parametrize("command", [["jit"], ["show", "--backend", "jit-arm64"]])
+def test_insns_as_llvm_prints_them(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command, f"{CALLS}::main_prog", "--form", "objdump"]) == 0
+    out = capsys.readouterr().out
+    assert "r1 = *(u64 *)(r6 + 0x10)" in out
+    assert "w2 = -0x5" in out
+    assert "(bf)" not in out
