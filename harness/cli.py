@@ -236,6 +236,25 @@ def jit(options: argparse.Namespace) -> int:
     return PASSED if show_native(case, compilers(options), say, text_form(options.form), as_hex=options.hex) else FAILED
 
 
+def btf(options: argparse.Namespace) -> int:
+    """`callconv btf`: the types of an object as C."""
+    from harness.isa.btfc import c_lines
+    from harness.isa.btfread import BtfError
+    from harness.isa.elf import MAX_BYTES, ElfError, load_types
+
+    try:
+        with Path(options.file).open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        lines = c_lines(load_types(raw))
+    except OSError as error:
+        raise InputError(f"{options.file}: cannot be read: {error.strerror or error}") from error
+    except (ElfError, BtfError) as error:
+        raise InputError(f"{options.file}: {error}") from error
+    for line in lines:
+        say(line)
+    return PASSED
+
+
 def _show_listing(result: Result, form: Form) -> None:
     outcome = result.outcome
     image = outcome.image if isinstance(outcome, Ran) else None
@@ -438,6 +457,9 @@ def parser() -> argparse.ArgumentParser:
     _section_option(verifies)
     verifies.add_argument("--level", type=int, choices=(0, 1, 2), default=2, help="how much the log tells (default: 2)")
     verifies.set_defaults(do=verify)
+    btfs = commands.add_parser("btf", help="the types of an object as C", allow_abbrev=False)
+    btfs.add_argument("file", metavar="FILE", help="an ELF object with a section .BTF, or BTF by itself")
+    btfs.set_defaults(do=btf)
     abis = commands.add_parser("abi", help=abi_command.ABOUT, allow_abbrev=False)
     abi_command.add_arguments(abis)
     abis.set_defaults(do=abi_command.run)

@@ -13,6 +13,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from harness.isa import opcodes as op
+from harness.isa.btf import MAGIC
 from harness.isa.btfread import EXTERN, BtfError, Ext, Line, Types, read_btf, read_btf_ext
 from harness.isa.elfmaps import ElfMapError, ElfMaps, externs, read_maps
 from harness.isa.insn import INSN_BYTES, LD_IMM64, Insn, Prog, Subprog, insns_from_bytes
@@ -24,6 +25,10 @@ MAX_INSNS: Final = 1_000_000
 R_BPF_64_64, R_BPF_64_32 = 1, 10
 _CALL: Final = op.JMP_CLASS.code | op.CALL_CODE << 4
 _EXECUTABLE: Final = 4  # SHF_EXECINSTR
+# What the library meets damaged files with.
+_DAMAGE: Final = (
+    ELFError, struct.error, UnicodeDecodeError, ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError,
+)  # fmt: skip
 
 
 class ElfError(ValueError):
@@ -86,6 +91,22 @@ class _Object:
         return next((f for f in self.functions.get(section, ()) if f.start == insn), None)
 
 
+def load_types(raw: bytes) -> Types:
+    """The BTF of any ELF object, or of a section by itself. Raises ElfError, BtfError."""
+    if len(raw) > MAX_BYTES:
+        raise ElfError(f"expected at most {MAX_BYTES} bytes")
+    if raw[:2] == MAGIC.to_bytes(2, "little"):
+        return read_btf(raw)
+    try:
+        section = ELFFile(io.BytesIO(raw)).get_section_by_name(".BTF")
+        data = None if section is None else section.data()
+    except _DAMAGE as error:
+        raise ElfError(f"no ELF object that can be read: {error or type(error).__name__}") from error
+    if data is None:
+        raise ElfError("expected a section .BTF, found none")
+    return read_btf(data)
+
+
 def load_object(raw: bytes) -> list[ElfProgram]:
     """The programs of an object file. Raises ElfError."""
     if len(raw) > MAX_BYTES:
@@ -94,18 +115,7 @@ def load_object(raw: bytes) -> list[ElfProgram]:
         return _load(raw)
     except (BtfError, ElfMapError) as error:
         raise ElfError(str(error)) from error
-    # The library meets damaged files with these.
-    except (
-        ELFError,
-        struct.error,
-        UnicodeDecodeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-        OverflowError,
-    ) as error:
+    except _DAMAGE as error:
         if isinstance(error, ElfError):
             raise
         raise ElfError(f"no ELF object that can be read: {error or type(error).__name__}") from error
