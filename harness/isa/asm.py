@@ -322,7 +322,7 @@ class _Assembler:
             off = line.number(-(1 << 31), (1 << 31) - 1, "a distance in insns")
             self._emit(line, Insn(call, src=op.CALL_SUBPROG.src, imm=off))
         elif line.kind() == "num":
-            self._emit(line, Insn(call, imm=line.number(0, (1 << 31) - 1, "a helper's id")))
+            self._emit(line, Insn(call, imm=line.number(-(1 << 31), (1 << 31) - 1, "a helper's id")))
         elif line.kind() == "word":
             self._want_name(subprog, line, is_call=True)
             self._emit(line, Insn(call))
