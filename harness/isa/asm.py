@@ -107,6 +107,10 @@ def _ld_imm64(dst: int, pseudo: int, value: int) -> list[Insn]:
     return [Insn(LD_IMM64, dst, pseudo, 0, op.signed(value, 32)), Insn(0, imm=op.signed(value >> 32, 32))]
 
 
+def _is_wide(insn: Insn) -> bool:
+    return insn.opcode & 0x18 == op.DW.code
+
+
 class _Assembler:
     """Gathers insns subprog by subprog, then resolves names."""
 
@@ -207,9 +211,11 @@ class _Assembler:
             self._emit(line, encode_alu(row, bits, dst, _src(line, bits)))
             return
         if line.peek() == "*":
-            if bits == 32:
-                raise line.fail(column, "a load needs a 64-bit register")
-            self._emit(line, load(line, dst))
+            insn = load(line, dst)
+            # LLVM names the 32-bit register of a load that leaves the upper half 0.
+            if bits == 32 and (insn.opcode & 7 != op.LDX.code or insn.opcode & 0xE0 != op.MODE_MEM or _is_wide(insn)):
+                raise line.fail(column, "a load of 64 bits, or of a signed value, needs a 64-bit register")
+            self._emit(line, insn)
         elif line.peek() == "(":
             self._emit(line, move_signed(line, dst, bits))
         elif SWAP.match(line.peek()):

@@ -17,7 +17,7 @@ from harness.isa.btfread import ENUM64, FWD, UNION, BtfError, Types, read_btf
 from harness.isa.elf import load_types
 from harness.isa.proto import parse_bpf_proto
 
-OBJECTS = Path(__file__).with_name("objects")
+OBJECTS = Path(__file__).resolve().parents[1] / "isa" / "tests" / "objects"
 RAW = {name: (OBJECTS / f"{name}.o").read_bytes() for name in ("types", "maps", "calls", "data")}
 
 
