@@ -12,8 +12,8 @@ from backends.arm64 import abi as arm64
 from backends.oracle.compilers import Compiler, CompilerError, Object
 from backends.oracle.generate import Generated
 from backends.oracle.machine import Machine, Mismatch, covered, mask_of
-from backends.oracle.quirks import models
-from backends.oracle.source import facts, masks, source
+from backends.oracle.quirks import models, of_types
+from backends.oracle.source import facts, masks, source, types_of
 from backends.x86_64 import abi as x86_64
 
 Run = Callable[[int, Layout, random.Random], list[Mismatch]]
@@ -72,14 +72,16 @@ def judge(compiler: Compiler, prototypes: Sequence[Generated]) -> Judged:
 def _judge_one(compiler: Compiler, compiled: Object, machine: Machine, made: Generated) -> list[Finding]:
     module = _MODULES[compiler.arch]
     layout = module.layout(made.proto)
+    wrong = _wrong_facts(compiled, made, machine)
+    otherwise = of_types(compiler, (ctype for _, ctype in types_of(made))) if wrong else ()
     found = [
-        _finding(compiler, made, "facts", _wrong_facts(compiled, made, machine)),
+        _finding(compiler, made, "facts", wrong, otherwise),
         _finding(compiler, made, "layout", _left_out(layout, machine)),
     ]
     for side, run in (("callee", machine.callee), ("caller", machine.caller)):
         at = emu.CODE_BASE + compiled.functions[f"{side}{made.seed}"]
         mismatches = run(at, layout, random.Random(made.seed))
-        quirks = _explained(compiler, made, run, at) if mismatches else ()
+        quirks = _explained(compiler, made, run, at) or otherwise if mismatches else ()
         found.append(_finding(compiler, made, side, mismatches, quirks))
     return [finding for finding in found if finding is not None]
 

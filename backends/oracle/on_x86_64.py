@@ -110,6 +110,10 @@ class UnnamedBits(Passing):
         for at, member in _zero_bits(ctype, 0):
             yield from leaves(member.type, X86_64, at * 8)
 
+    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
+        found = super().cleaned(arg, classes)
+        return [] if found == [Class.MEMORY] and is_padding(arg.type, X86_64) else found
+
     def in_memory(self, arg: Arg, rule: str) -> Placed:
         return arg.placed((), rule) if is_padding(arg.type, X86_64) else super().in_memory(arg, rule)
 
@@ -118,6 +122,11 @@ class PaddingCounted(UnnamedBits):
     """D-15."""
 
     counted = 0
+
+    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
+        found = super().cleaned(arg, classes)
+        self.counted += 0 if found else rounded_up(arg.size, 8)
+        return found
 
     def in_memory(self, arg: Arg, rule: str) -> Placed:
         align = 8 if is_padding(arg.type, X86_64) else self.alignment(arg)

@@ -4,7 +4,7 @@ import pytest
 
 from backends.arm64 import abi as arm64
 from backends.oracle.compilers import Compiler
-from backends.oracle.quirks import QUIRKS, Quirk, models
+from backends.oracle.quirks import QUIRKS, Quirk, models, of_types
 from backends.tests.abi_rows import found
 from backends.x86_64 import abi as x86_64
 from harness.isa.proto import parse_proto
@@ -43,6 +43,7 @@ def quirk_of(name: str, family: str) -> Quirk:
 @pytest.mark.parametrize(("name", "family", "declarations", "params", "document", "compiler"), ROWS)
 def test_a_quirk(name: str, family: str, declarations: str, params: str, document: str, compiler: str) -> None:
     quirk = quirk_of(name, family)
+    assert quirk.rules
     module = arm64 if quirk.arch == "arm64" else x86_64
     proto = parse_proto(f"{declarations}void f({params})")
     assert found(module.layout(proto)) == document.split()
@@ -51,6 +52,7 @@ def test_a_quirk(name: str, family: str, declarations: str, params: str, documen
 
 def test_what_a_union_loses() -> None:
     quirk = quirk_of("D-10", "clang")
+    assert quirk.rules
     assert issubclass(quirk.rules, x86_64.Passing)
     for text, sizes in (
         ("union {struct {float a; double b;} s; double d;}", [4, 8]),
@@ -64,7 +66,26 @@ def test_what_a_union_loses() -> None:
 
 
 def test_every_quirk_has_a_row() -> None:
-    assert {(name, family) for name, family, *_ in ROWS} == {(quirk.id, quirk.family) for quirk in QUIRKS}
+    assert {(name, family) for name, family, *_ in ROWS} == {
+        (quirk.id, quirk.family) for quirk in QUIRKS if quirk.rules
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "is_laid_out_otherwise"),
+    [
+        ("struct {bool a; long b:35 __attribute__((aligned(4))); u64 c;}", True),
+        ("struct {struct {int a:3 __attribute__((aligned(2)));} b[2];}", True),
+        ("struct {bool a; long b:35; u64 c __attribute__((aligned(4)));}", False),
+        ("long", False),
+    ],
+)
+def test_types_that_clang_lays_out_otherwise(text: str, is_laid_out_otherwise: bool) -> None:
+    ctype = parse_proto(f"void f({text} a)").params[0].type
+    assert of_types(Compiler("clang", (22, 1, 8), "arm64", ("clang",)), [ctype]) == (
+        ("D-18",) if is_laid_out_otherwise else ()
+    )
+    assert of_types(Compiler("gcc", (12, 2, 0), "arm64", ("gcc",)), [ctype]) == ()
 
 
 def test_models_of_a_compiler() -> None:
