@@ -138,6 +138,18 @@ class PaddingCounted(UnnamedBits):
         return super().place_anonymous(param)
 
 
+class PaddingRead(Passing):
+    """D-19."""
+
+    def place_anonymous(self, param: Param) -> Placed:
+        ctype = bare(param.type)
+        if is_padding(ctype, X86_64):
+            align = max(8, align_of(ctype, X86_64))
+            self.stack = rounded_up(self.stack, align) + rounded_up(size_of(ctype, X86_64), 8)
+            self.stack_align = max(self.stack_align, align)
+        return super().place_anonymous(param)
+
+
 class WholeBitFields(Passing):
     """D-16."""
 

@@ -169,6 +169,18 @@ QUIRKS: Final = (
         )
         for arch in ("arm64", "x86_64")
     ),
+    Quirk(
+        "D-19", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "va_arg takes a struct of nothing, or nothing but unnamed bit-fields, from the stack, aligned; no caller puts it there.",
+        "psABI, Classification: padding is passed nowhere; clang's own callers",
+        on_x86_64.PaddingRead,
+    ),
+    Quirk(
+        "D-20", "clang", "arm64", "14.0; not 22.1",
+        "An HFA or HVA on the stack is aligned as a plain member is, also in a packed struct.",
+        "AAPCS64, C.4: by its natural alignment, which is 1 then; gcc",
+        on_arm64.ByMembersOnTheStack,
+    ),
 )  # fmt: skip
 
 
