@@ -13,7 +13,7 @@ from backends.arm64.abi import Marshalling
 from backends.oracle import on_arm64, on_x86_64
 from backends.oracle.compilers import Compiler
 from backends.x86_64.abi import Passing
-from harness.isa.ctypes import CArray, CStruct, CType, bare
+from harness.isa.ctypes import X86_64, CArray, CStruct, CType, bare, size_of
 
 Rules = type[Marshalling] | type[Passing]
 
@@ -29,7 +29,8 @@ class Quirk:
     what: str
     right: str
     rules: Rules | None = None
-    types: Callable[[CType], bool] | None = None  # which types it lays out otherwise
+    types: Callable[[CType], bool] | None = None  # which it lays out otherwise, or fails on
+    fails: bool = False
 
     def is_of(self, compiler: Compiler) -> bool:
         """Whether the compiler may have it; in which versions it is, nobody tried them all."""
@@ -44,6 +45,14 @@ def aligned_bits(ctype: CType) -> bool:
     if not isinstance(ctype, CStruct):
         return False
     return any((member.bits and member.aligned) or aligned_bits(member.type) for member in ctype.members or ())
+
+
+def holds_nothings(ctype: CType) -> bool:
+    """Whether an array in it has elements without a size. D-21."""
+    ctype = bare(ctype)
+    if isinstance(ctype, CArray):
+        return bool(ctype.count and not size_of(ctype.of, X86_64)) or holds_nothings(ctype.of)
+    return isinstance(ctype, CStruct) and any(holds_nothings(member.type) for member in ctype.members or ())
 
 
 QUIRKS: Final = (
@@ -155,7 +164,7 @@ QUIRKS: Final = (
         on_x86_64.WholeBitFields,
     ),
     Quirk(
-        "D-17", "clang", "arm64", "22.1",
+        "D-17", "clang", "arm64", "14.0, 22.1",
         "A member that is a struct of nothing but arrays of no elements does not keep a struct from being an HFA.",
         "open: such arrays are GNU C; with gcc, and with such an array itself, it does",
         on_arm64.EmptyStructs,
@@ -181,6 +190,13 @@ QUIRKS: Final = (
         "AAPCS64, C.4: by its natural alignment, which is 1 then; gcc",
         on_arm64.ByMembersOnTheStack,
     ),
+    Quirk(
+        "D-21", "clang", "x86_64", "14.0, 19.1, 22.1",
+        "It crashes on a float before an array of structs without a size: struct {float a; struct {} b[1]; double c[0];}.",
+        "gcc",
+        types=holds_nothings,
+        fails=True,
+    ),
 )  # fmt: skip
 
 
@@ -194,8 +210,10 @@ def models(compiler: Compiler) -> Iterator[tuple[tuple[Quirk, ...], Rules]]:
                 yield tuple(quirk for quirk, _ in chosen), type("Model", tuple(rules), {})
 
 
-def of_types(compiler: Compiler, ctypes: Iterable[CType]) -> tuple[str, ...]:
-    """The quirks of a compiler by which it lays one of these types out otherwise."""
+def of_types(compiler: Compiler, ctypes: Iterable[CType], *, fails: bool = False) -> tuple[str, ...]:
+    """The quirks of a compiler by which it lays one of these types out otherwise, or fails on one."""
     known = list(ctypes)
-    own = [(quirk.id, quirk.types) for quirk in QUIRKS if quirk.is_of(compiler) and quirk.types]
+    own = [
+        (quirk.id, quirk.types) for quirk in QUIRKS if quirk.is_of(compiler) and quirk.types and quirk.fails == fails
+    ]
     return tuple(name for name, types in own if any(map(types, known)))

@@ -1,5 +1,6 @@
 """The layouts against the C compilers that are here, caller and callee; `callconv abi-sweep` takes more prototypes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,15 @@ def test_a_difference_of_the_types_shows(compiler: Compiler, monkeypatch: pytest
     found = judge(compiler, [made]).findings
     assert {"facts", "callee", "caller"} == {finding.side for finding in found}
     assert "facts, sizeof(struct s_1): 5, ours is 8" in found[0].mismatches
+
+
+def test_what_a_compiler_refuses_is_a_finding_of_its_own(compiler: Compiler) -> None:
+    """The others of the file are judged all the same."""
+    made = [generate(seed) for seed in (3, 4, 5)]
+    refused = replace(made[1], declarations=f"{made[1].declarations}enum e_4 {{TWICE, TWICE}};\n")
+    judged = judge(compiler, [made[0], refused, made[2]])
+    assert [(finding.seed, finding.side) for finding in judged.findings] == [(4, "compile")]
+    assert judged.prototypes == 3
 
 
 def test_a_source_that_is_no_c(compiler: Compiler) -> None:

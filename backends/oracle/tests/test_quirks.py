@@ -68,6 +68,20 @@ def test_what_a_union_loses() -> None:
         assert [piece.size for piece in layout.args[0].pieces] == sizes
 
 
+@pytest.mark.parametrize(
+    ("text", "fails"),
+    [
+        ("struct {float a; struct {} b[1]; double c[0];}", True),
+        ("struct {struct {struct {int z[0];} x[2];} a; float b;}", True),
+        ("struct {float a; struct {} b[0]; struct {} c;}", False),
+    ],
+)
+def test_types_that_clang_fails_on(text: str, fails: bool) -> None:
+    ctype = parse_proto(f"void f({text} a)").params[0].type
+    clang = Compiler("clang", (22, 1, 8), "x86_64", ("clang",))
+    assert of_types(clang, [ctype], fails=True) == (("D-21",) if fails else ())
+
+
 def test_every_quirk_has_a_row() -> None:
     assert {(name, family) for name, family, *_ in ROWS} == {
         (quirk.id, quirk.family) for quirk in QUIRKS if quirk.rules
