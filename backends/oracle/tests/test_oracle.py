@@ -1,6 +1,7 @@
 """The layouts against the C compilers that are here, caller and callee; `callconv abi-sweep` takes more prototypes."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_source_that_is_no_c(compiler: Compiler) -> None:
 def test_code_that_needs_another_file(compiler: Compiler) -> None:
     with pytest.raises(CompilerError, match="its code needs 'elsewhere'"):
         compiler.compile("void elsewhere(void);\nvoid f(void) { elsewhere(); elsewhere(); }\n")
+
+
+def test_a_compiler_that_is_named_has_to_compile(tmp_path: Path) -> None:
+    program = tmp_path / "clang"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "clang version 99.1.2" && exit 0\necho "no such target" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    assert [str(made) for made in asked([str(program)])] == ["clang 99.1.2 for x86_64", "clang 99.1.2 for arm64"]
+    with pytest.raises(CompilerError, match="--target=x86_64-linux-gnu: no such target"):
+        find_compilers([str(program)])
 
 
 def test_what_is_no_compiler() -> None:
