@@ -52,11 +52,16 @@ class Compiler:
         with tempfile.TemporaryDirectory(prefix="callconv-") as folder:
             path, made = Path(folder, "a.c"), Path(folder, "a.o")
             path.write_text(source, encoding="ascii")
-            env = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": folder, "ZIG_LOCAL_CACHE_DIR": folder}
+            caches = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), folder)
             command = [*self.argv, *FLAGS, str(path), "-o", str(made)]
             try:
                 done = subprocess.run(
-                    command, env=env, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=False
+                    command,
+                    env={**os.environ, **caches},
+                    capture_output=True,
+                    text=True,
+                    timeout=COMPILE_SECONDS,
+                    check=False,
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise CompilerError(f"{shlex.join(self.argv)}: {error}") from error
@@ -127,16 +132,33 @@ def _patch(image: bytearray, arch: str, kind: int, place: int, target: int) -> N
 
 
 def find_compilers(commands: Sequence[str] = ()) -> list[Compiler]:
-    """Those named, for each architecture that they have; or gcc and the newest clang that are installed, zig's among them."""
+    """Those named, for each architecture that they have; or gcc and the newest clang that are installed, zig's among them.
+
+    Raises CompilerError where one that is named does not compile.
+    """
     if commands:
-        return [made for command in commands for made in asked(shlex.split(command))]
+        named = [made for command in commands for made in asked(shlex.split(command))]
+        for made in named:
+            made.compile(_SMALLEST)
+        return named
     found: dict[tuple[str, str], Compiler] = {}
     for argv in _likely():
         for made in asked(argv):
             known = found.get((made.family, made.arch))
-            if known is None or (made.family == "clang" and made.version > known.version):
+            if (known is None or (made.family == "clang" and made.version > known.version)) and _compiles(made):
                 found[made.family, made.arch] = made
     return sorted(found.values(), key=lambda made: (made.family, made.arch))
+
+
+_SMALLEST: Final = "int f(void) { return 0; }\n"
+
+
+def _compiles(compiler: Compiler) -> bool:
+    try:
+        compiler.compile(_SMALLEST)
+    except CompilerError:
+        return False
+    return True
 
 
 def _likely() -> Iterator[list[str]]:

@@ -210,8 +210,13 @@ class _Types:
 def generate(seed: int) -> Generated:
     """The prototype of a seed."""
     rng = random.Random(seed)
-    types = _Types(rng, seed, floats=rng.choice((0.0, 0.0, 0.3, 0.7)))
-    params = _filling(rng) + [types.any() for _ in range(rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)))]
+    filled = rng.choice(
+        (("u64", "u64", "u32", "u8"), ("u64", "u64", "u32", "u8"), ("double", "float"), ("u64", "double"))
+    )
+    types = _Types(rng, seed, floats=rng.choice((0.3, 0.7) if "double" in filled else (0.0, 0.3)))
+    # Arguments that use registers up, so that what follows meets the last of them and the stack.
+    params = [rng.choice(filled) for _ in range(rng.choice((0, 0, 0, 1, 4, 5, 5, 6, 7, 7, 8, 9)))]
+    params += [types.any() for _ in range(rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6)))]
     variadic = bool(params) and rng.random() < 0.12
     anonymous = [_anonymous(types) for _ in range(rng.randint(1, 4))] if variadic else []
     result = "void" if rng.random() < 0.2 else types.any()
@@ -219,12 +224,6 @@ def generate(seed: int) -> Generated:
     names: Sequence[str] = (*params, *anonymous, result)
     has_half = "_Float16" in declarations or "_Float16" in names
     return Generated(seed, declarations, result, tuple(params), tuple(anonymous), variadic, has_half)
-
-
-def _filling(rng: random.Random) -> list[str]:
-    """Arguments that use registers up, so that what follows meets the last of them and the stack."""
-    count = rng.choice((0, 0, 0, 1, 4, 5, 5, 6, 7, 7, 8, 9))
-    return [rng.choice(("u64", "u64", "u64", "u32", "u8", "double")) for _ in range(count)]
 
 
 def _anonymous(types: _Types) -> str:

@@ -12,8 +12,8 @@ from backends.arm64 import abi as arm64
 from backends.oracle.compilers import Compiler, CompilerError, Object
 from backends.oracle.generate import Generated
 from backends.oracle.machine import Machine, Mismatch, covered, mask_of
-from backends.oracle.quirks import models
-from backends.oracle.source import facts, masks, source
+from backends.oracle.quirks import models, of_types
+from backends.oracle.source import facts, masks, source, types_of
 from backends.x86_64 import abi as x86_64
 
 Run = Callable[[int, Layout, random.Random], list[Mismatch]]
@@ -22,7 +22,7 @@ _MODULES: Final[dict[str, Any]] = {"arm64": arm64, "x86_64": x86_64}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A difference: `side` is facts, layout, callee or caller; `quirks` explain it, none where nothing does."""
+    """A difference: `side` is compile, facts, layout, callee or caller; `quirks` explain it, none where nothing does."""
 
     seed: int
     text: str
@@ -59,27 +59,44 @@ def _machine(arch: str) -> Machine:
 
 
 def judge(compiler: Compiler, prototypes: Sequence[Generated]) -> Judged:
-    """Compiles all of them in one file and runs each, both ways. Raises CompilerError."""
-    abi = _MODULES[compiler.arch].ABI
+    """Compiles all of them in one file and runs each, both ways."""
     known = [made for made in prototypes if not made.has_half or has_half(compiler)]
-    compiled = compiler.compile(source(compiler.arch, abi.model, known))
+    return Judged(compiler, len(known), len(prototypes) - len(known), tuple(_findings(compiler, known)))
+
+
+def _findings(compiler: Compiler, prototypes: Sequence[Generated]) -> list[Finding]:
+    if not prototypes:
+        return []
     machine = _machine(compiler.arch)
+    try:
+        compiled = compiler.compile(source(compiler.arch, machine.abi.model, prototypes))
+    except CompilerError as error:
+        if len(prototypes) > 1:  # one of them is what the compiler cannot do
+            half = len(prototypes) // 2
+            return [*_findings(compiler, prototypes[:half]), *_findings(compiler, prototypes[half:])]
+        (made,) = prototypes
+        quirks = of_types(compiler, (ctype for _, ctype in types_of(made)), fails=True)
+        found = _finding(
+            compiler, made, "compile", [Mismatch("compile", "failed", str(error).partition("\n")[0])], quirks
+        )
+        return [found] if found else []
     machine.load(compiled.image)
-    findings = [found for made in known for found in _judge_one(compiler, compiled, machine, made)]
-    return Judged(compiler, len(known), len(prototypes) - len(known), tuple(findings))
+    return [found for made in prototypes for found in _judge_one(compiler, compiled, machine, made)]
 
 
 def _judge_one(compiler: Compiler, compiled: Object, machine: Machine, made: Generated) -> list[Finding]:
     module = _MODULES[compiler.arch]
     layout = module.layout(made.proto)
+    wrong = _wrong_facts(compiled, made, machine)
+    otherwise = of_types(compiler, (ctype for _, ctype in types_of(made))) if wrong else ()
     found = [
-        _finding(compiler, made, "facts", _wrong_facts(compiled, made, machine)),
+        _finding(compiler, made, "facts", wrong, otherwise),
         _finding(compiler, made, "layout", _left_out(layout, machine)),
     ]
     for side, run in (("callee", machine.callee), ("caller", machine.caller)):
         at = emu.CODE_BASE + compiled.functions[f"{side}{made.seed}"]
         mismatches = run(at, layout, random.Random(made.seed))
-        quirks = _explained(compiler, made, run, at) if mismatches else ()
+        quirks = _explained(compiler, made, run, at) or otherwise if mismatches else ()
         found.append(_finding(compiler, made, side, mismatches, quirks))
     return [finding for finding in found if finding is not None]
 

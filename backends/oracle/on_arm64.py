@@ -73,6 +73,14 @@ def _is_struct(ctype: CType) -> bool:
     return isinstance(ctype, CStruct)
 
 
+class ByMembersOnTheStack(Marshalling):
+    """D-20."""
+
+    def c4(self, arg: Arg) -> None:
+        self.align = max(self.align, self.homogeneous.size if self.homogeneous else 0)
+        super().c4(arg)
+
+
 class BesideNoElements(Marshalling):
     """D-14."""
 

@@ -110,6 +110,10 @@ class UnnamedBits(Passing):
         for at, member in _zero_bits(ctype, 0):
             yield from leaves(member.type, X86_64, at * 8)
 
+    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
+        found = super().cleaned(arg, classes)
+        return [] if found == [Class.MEMORY] and is_padding(arg.type, X86_64) else found
+
     def in_memory(self, arg: Arg, rule: str) -> Placed:
         return arg.placed((), rule) if is_padding(arg.type, X86_64) else super().in_memory(arg, rule)
 
@@ -119,6 +123,11 @@ class PaddingCounted(UnnamedBits):
 
     counted = 0
 
+    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
+        found = super().cleaned(arg, classes)
+        self.counted += 0 if found else rounded_up(arg.size, 8)
+        return found
+
     def in_memory(self, arg: Arg, rule: str) -> Placed:
         align = 8 if is_padding(arg.type, X86_64) else self.alignment(arg)
         self.counted = rounded_up(self.counted, align) + rounded_up(arg.size, 8)
@@ -126,6 +135,18 @@ class PaddingCounted(UnnamedBits):
 
     def place_anonymous(self, param: Param) -> Placed:
         self.stack = max(self.stack, self.counted)
+        return super().place_anonymous(param)
+
+
+class PaddingRead(Passing):
+    """D-19."""
+
+    def place_anonymous(self, param: Param) -> Placed:
+        ctype = bare(param.type)
+        if is_padding(ctype, X86_64):
+            align = max(8, align_of(ctype, X86_64))
+            self.stack = rounded_up(self.stack, align) + rounded_up(size_of(ctype, X86_64), 8)
+            self.stack_align = max(self.stack_align, align)
         return super().place_anonymous(param)
 
 

@@ -4,7 +4,7 @@ Each row is a model: the document's rules with one of them changed. What a compi
 rows of its own, and only they, explain.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
@@ -13,6 +13,7 @@ from backends.arm64.abi import Marshalling
 from backends.oracle import on_arm64, on_x86_64
 from backends.oracle.compilers import Compiler
 from backends.x86_64.abi import Passing
+from harness.isa.ctypes import X86_64, CArray, CStruct, CType, bare, size_of
 
 Rules = type[Marshalling] | type[Passing]
 
@@ -27,11 +28,31 @@ class Quirk:
     seen: str
     what: str
     right: str
-    rules: Rules
+    rules: Rules | None = None
+    types: Callable[[CType], bool] | None = None  # which it lays out otherwise, or fails on
+    fails: bool = False
 
     def is_of(self, compiler: Compiler) -> bool:
         """Whether the compiler may have it; in which versions it is, nobody tried them all."""
         return (self.family, self.arch) == (compiler.family, compiler.arch)
+
+
+def aligned_bits(ctype: CType) -> bool:
+    """Whether a bit-field in it has an alignment of its own. D-18."""
+    ctype = bare(ctype)
+    if isinstance(ctype, CArray):
+        return aligned_bits(ctype.of)
+    if not isinstance(ctype, CStruct):
+        return False
+    return any((member.bits and member.aligned) or aligned_bits(member.type) for member in ctype.members or ())
+
+
+def holds_nothings(ctype: CType) -> bool:
+    """Whether an array in it has elements without a size. D-21."""
+    ctype = bare(ctype)
+    if isinstance(ctype, CArray):
+        return bool(ctype.count and not size_of(ctype.of, X86_64)) or holds_nothings(ctype.of)
+    return isinstance(ctype, CStruct) and any(holds_nothings(member.type) for member in ctype.members or ())
 
 
 QUIRKS: Final = (
@@ -75,7 +96,7 @@ QUIRKS: Final = (
     Quirk(
         "D-7", "gcc", "x86_64", "12.2",
         "Unnamed bit-fields are classified, as INTEGER; of a union also one of width 0. "
-        "A struct of nothing else for which no register is left is passed nowhere.",
+        "A struct of nothing else that does not get registers is passed and returned nowhere.",
         "psABI, Classification: NO_CLASS is for padding, which an unnamed bit-field is (C11 6.7.2.1); clang",
         on_x86_64.UnnamedBits,
     ),
@@ -143,19 +164,56 @@ QUIRKS: Final = (
         on_x86_64.WholeBitFields,
     ),
     Quirk(
-        "D-17", "clang", "arm64", "22.1",
+        "D-17", "clang", "arm64", "14.0, 22.1",
         "A member that is a struct of nothing but arrays of no elements does not keep a struct from being an HFA.",
         "open: such arrays are GNU C; with gcc, and with such an array itself, it does",
         on_arm64.EmptyStructs,
+    ),
+    *(
+        Quirk(
+            "D-18", "clang", arch, "14.0, 19.1, 22.1",
+            "A bit-field with an alignment of its own may cross a boundary of its type: only before it is aligned it may not.",
+            "psABI 3.1.2, Bit-Fields: contained in a storage unit of its type; AAPCS64, Bit-fields; gcc",
+            types=aligned_bits,
+        )
+        for arch in ("arm64", "x86_64")
+    ),
+    Quirk(
+        "D-19", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "va_arg takes a struct of nothing, or nothing but unnamed bit-fields, from the stack, aligned; no caller puts it there.",
+        "psABI, Classification: padding is passed nowhere; clang's own callers",
+        on_x86_64.PaddingRead,
+    ),
+    Quirk(
+        "D-20", "clang", "arm64", "14.0; not 22.1",
+        "An HFA or HVA on the stack is aligned as a plain member is, also in a packed struct.",
+        "AAPCS64, C.4: by its natural alignment, which is 1 then; gcc",
+        on_arm64.ByMembersOnTheStack,
+    ),
+    Quirk(
+        "D-21", "clang", "x86_64", "14.0, 19.1, 22.1",
+        "It crashes on a float before an array of structs without a size: struct {float a; struct {} b[1]; double c[0];}.",
+        "gcc",
+        types=holds_nothings,
+        fails=True,
     ),
 )  # fmt: skip
 
 
 def models(compiler: Compiler) -> Iterator[tuple[tuple[Quirk, ...], Rules]]:
     """The quirks of a compiler as rules: one by one, then two and three at a time."""
-    own = [quirk for quirk in QUIRKS if quirk.is_of(compiler)]
+    own = [(quirk, quirk.rules) for quirk in QUIRKS if quirk.is_of(compiler) and quirk.rules]
     for count in (1, 2, 3):
         for chosen in combinations(own, count):
-            rules = [quirk.rules for quirk in chosen]
+            rules = [rules for _, rules in chosen]
             if not any(one is not other and issubclass(one, other) for one in rules for other in rules):
-                yield chosen, type("Model", tuple(rules), {})
+                yield tuple(quirk for quirk, _ in chosen), type("Model", tuple(rules), {})
+
+
+def of_types(compiler: Compiler, ctypes: Iterable[CType], *, fails: bool = False) -> tuple[str, ...]:
+    """The quirks of a compiler by which it lays one of these types out otherwise, or fails on one."""
+    known = list(ctypes)
+    own = [
+        (quirk.id, quirk.types) for quirk in QUIRKS if quirk.is_of(compiler) and quirk.types and quirk.fails == fails
+    ]
+    return tuple(name for name, types in own if any(map(types, known)))

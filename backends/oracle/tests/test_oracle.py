@@ -1,5 +1,7 @@
 """The layouts against the C compilers that are here, caller and callee; `callconv abi-sweep` takes more prototypes."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +62,15 @@ def test_a_difference_of_the_types_shows(compiler: Compiler, monkeypatch: pytest
     assert "facts, sizeof(struct s_1): 5, ours is 8" in found[0].mismatches
 
 
+def test_what_a_compiler_refuses_is_a_finding_of_its_own(compiler: Compiler) -> None:
+    """The others of the file are judged all the same."""
+    made = [generate(seed) for seed in (3, 4, 5)]
+    refused = replace(made[1], declarations=f"{made[1].declarations}enum e_4 {{TWICE, TWICE}};\n")
+    judged = judge(compiler, [made[0], refused, made[2]])
+    assert [(finding.seed, finding.side) for finding in judged.findings] == [(4, "compile")]
+    assert judged.prototypes == 3
+
+
 def test_a_source_that_is_no_c(compiler: Compiler) -> None:
     with pytest.raises(CompilerError, match="error"):
         compiler.compile("nonsense\n")
@@ -68,6 +79,17 @@ def test_a_source_that_is_no_c(compiler: Compiler) -> None:
 def test_code_that_needs_another_file(compiler: Compiler) -> None:
     with pytest.raises(CompilerError, match="its code needs 'elsewhere'"):
         compiler.compile("void elsewhere(void);\nvoid f(void) { elsewhere(); elsewhere(); }\n")
+
+
+def test_a_compiler_that_is_named_has_to_compile(tmp_path: Path) -> None:
+    program = tmp_path / "clang"
+    program.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo "clang version 99.1.2" && exit 0\necho "no such target" >&2\nexit 1\n'
+    )
+    program.chmod(0o755)
+    assert [str(made) for made in asked([str(program)])] == ["clang 99.1.2 for x86_64", "clang 99.1.2 for arm64"]
+    with pytest.raises(CompilerError, match="--target=x86_64-linux-gnu: no such target"):
+        find_compilers([str(program)])
 
 
 def test_what_is_no_compiler() -> None:

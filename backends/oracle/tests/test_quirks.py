@@ -4,12 +4,13 @@ import pytest
 
 from backends.arm64 import abi as arm64
 from backends.oracle.compilers import Compiler
-from backends.oracle.quirks import QUIRKS, Quirk, models
+from backends.oracle.quirks import QUIRKS, Quirk, models, of_types
 from backends.tests.abi_rows import found
 from backends.x86_64 import abi as x86_64
 from harness.isa.proto import parse_proto
 
 FIVE = "u64 a, u64 b, u64 c, u64 d, u64 e"
+NINE = "double a, double b, double c, double d, double e, double f, double g, double h, double i"
 PACKED7 = "struct p {u32 a; u8 b[3];} __attribute__((packed));"
 ROWS = [
     # Quirk, declarations, parameters, places by the document, by the compiler; offsets from the first stacked argument.
@@ -25,6 +26,7 @@ ROWS = [
     ("D-15", "gcc", "", f"{FIVE}, u64 f, struct {{short :16;}} g, ..., u64 h", "rdi rsi rdx rcx r8 r9 - [0]", "rdi rsi rdx rcx r8 r9 - [8]"),
     ("D-16", "gcc", "", "struct {u8 x; struct {u32 y:32;} z;} __attribute__((packed)) a, u64 b", "rdi rsi", "[0] rdi"),
     ("D-17", "clang", "", "struct {struct {int x[0];} y; float z;} a", "x0", "v0"),
+    ("D-19", "clang", "", f"{FIVE}, u64 f, ..., struct {{int :5;}} g, u64 h", "rdi rsi rdx rcx r8 r9 - [0]", "rdi rsi rdx rcx r8 r9 - [8]"),
     ("D-9", "clang", "", "struct {_Float16 x, y; _Float16 z __attribute__((aligned(8)));} a", "xmm0,xmm1", "rdi,xmm0"),
     ("D-10", "clang", "", "union {struct {float x; double y;} s; double d;} a", "xmm0,xmm1", "xmm0,xmm1"),
     ("D-11", "clang", "", "union {__int128 :121; u64 x;} a, u64 b", "rdi rsi", "rdi,rsi rdx"),
@@ -32,6 +34,7 @@ ROWS = [
     ("D-12", "clang", "", "struct {int :5;} a, u64 b", "x0 x1", "- x0"),
     ("D-13", "gcc", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 v0"),
     ("D-13", "clang", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 x1"),
+    ("D-20", "clang", "", f"{NINE}, struct {{long double x;}} __attribute__((packed)) j", "v0 v1 v2 v3 v4 v5 v6 v7 [0] [8]", "v0 v1 v2 v3 v4 v5 v6 v7 [0] [16]"),
     ("D-14", "gcc", "", "struct {double _Complex x; char y[0];} a, struct {float x; char y[0];} b", "x0,x1 x2", "v0,v1 x0"),
 ]  # fmt: skip
 
@@ -43,6 +46,7 @@ def quirk_of(name: str, family: str) -> Quirk:
 @pytest.mark.parametrize(("name", "family", "declarations", "params", "document", "compiler"), ROWS)
 def test_a_quirk(name: str, family: str, declarations: str, params: str, document: str, compiler: str) -> None:
     quirk = quirk_of(name, family)
+    assert quirk.rules
     module = arm64 if quirk.arch == "arm64" else x86_64
     proto = parse_proto(f"{declarations}void f({params})")
     assert found(module.layout(proto)) == document.split()
@@ -51,6 +55,7 @@ def test_a_quirk(name: str, family: str, declarations: str, params: str, documen
 
 def test_what_a_union_loses() -> None:
     quirk = quirk_of("D-10", "clang")
+    assert quirk.rules
     assert issubclass(quirk.rules, x86_64.Passing)
     for text, sizes in (
         ("union {struct {float a; double b;} s; double d;}", [4, 8]),
@@ -63,12 +68,46 @@ def test_what_a_union_loses() -> None:
         assert [piece.size for piece in layout.args[0].pieces] == sizes
 
 
+@pytest.mark.parametrize(
+    ("text", "fails"),
+    [
+        ("struct {float a; struct {} b[1]; double c[0];}", True),
+        ("struct {struct {struct {int z[0];} x[2];} a; float b;}", True),
+        ("struct {float a; struct {} b[0]; struct {} c;}", False),
+    ],
+)
+def test_types_that_clang_fails_on(text: str, fails: bool) -> None:
+    ctype = parse_proto(f"void f({text} a)").params[0].type
+    clang = Compiler("clang", (22, 1, 8), "x86_64", ("clang",))
+    assert of_types(clang, [ctype], fails=True) == (("D-21",) if fails else ())
+
+
 def test_every_quirk_has_a_row() -> None:
-    assert {(name, family) for name, family, *_ in ROWS} == {(quirk.id, quirk.family) for quirk in QUIRKS}
+    assert {(name, family) for name, family, *_ in ROWS} == {
+        (quirk.id, quirk.family) for quirk in QUIRKS if quirk.rules
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "is_laid_out_otherwise"),
+    [
+        ("struct {bool a; long b:35 __attribute__((aligned(4))); u64 c;}", True),
+        ("struct {struct {int a:3 __attribute__((aligned(2)));} b[2];}", True),
+        ("struct {bool a; long b:35; u64 c __attribute__((aligned(4)));}", False),
+        ("long", False),
+    ],
+)
+def test_types_that_clang_lays_out_otherwise(text: str, is_laid_out_otherwise: bool) -> None:
+    ctype = parse_proto(f"void f({text} a)").params[0].type
+    assert of_types(Compiler("clang", (22, 1, 8), "arm64", ("clang",)), [ctype]) == (
+        ("D-18",) if is_laid_out_otherwise else ()
+    )
+    assert of_types(Compiler("gcc", (12, 2, 0), "arm64", ("gcc",)), [ctype]) == ()
 
 
 def test_models_of_a_compiler() -> None:
     compiler = Compiler("clang", (14, 0, 6), "arm64", ("clang",))
-    assert [" ".join(quirk.id for quirk in quirks) for quirks, _ in models(compiler)] == [
-        "D-12", "D-13", "D-17", "D-12 D-13", "D-12 D-17", "D-13 D-17", "D-12 D-13 D-17",
-    ]  # fmt: skip
+    found = [" ".join(quirk.id for quirk in quirks) for quirks, _ in models(compiler)]
+    assert found[:6] == ["D-12", "D-13", "D-17", "D-20", "D-12 D-13", "D-12 D-17"]
+    assert found[-1] == "D-13 D-17 D-20"
+    assert len(found) == 4 + 6 + 4
