@@ -36,7 +36,7 @@ def svg(view: View) -> str:
             top += 12 + LINE * len(rows) + 34
     notes = LEFT + CELL * columns + 12
     longest = max((len(row.note) for row in (*shown.registers, *shown.stack)), default=0)
-    width = max(notes + 8 * longest, 24 + 8 * len(str(view.proto)), 480)
+    width = max(notes + 8 * longest, 24 + 8 * len(str(view.proto)), 640)
     return page.render(
         title=str(view.proto), document=f"{view.abi.arch}: {view.abi.document}", blocks=blocks, width=width, height=top,
         notes=notes, cell=CELL, line=LINE,

@@ -1,5 +1,6 @@
 """Writes reports/: report.json, junit.xml and report.html, all from one list of plain records."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -63,6 +64,14 @@ def _detail(result: Result) -> Record:
         "native": [],
         "frames": [],
     }
+    if case.traced is not None:
+        from backends.abi import LayoutError
+        from harness.abi_svg import svg
+        from harness.abi_view import view_of
+
+        detail["trampoline"] = list(result.listing)
+        with contextlib.suppress(LayoutError):
+            detail["layout"] = svg(view_of(case.traced.call.proto, result.arch))
     if isinstance(result.outcome, Ran):
         if result.outcome.image is not None:
             rows = native_rows(result.outcome.image, case.lines)

@@ -39,6 +39,8 @@ class Result:
     mismatches: tuple[Mismatch, ...] = ()
     reason: str = ""  # why it was skipped or differs, or the traceback of an error
     seconds: float = 0.0
+    listing: tuple[str, ...] = ()  # of a trampoline that failed
+    arch: str = ""  # of a trampoline
 
     @property
     def verdict_word(self) -> str | None:
@@ -106,11 +108,15 @@ class Suite:
         tracer = getattr(backend, "tracer", None)
         if tracer is None:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} makes no trampolines")
-        from harness.traced import judge_traced
+        from harness.traced import judge_traced, listing
 
         assert case.traced is not None
         outcome, found = judge_traced(case.traced, case.expect, tracer)
-        return Result(case, backend.name, "failed" if found else "passed", None, outcome, mismatches=tuple(found))
+        lines = tuple(listing(case.traced, tracer)) if found else ()
+        status: Status = "failed" if found else "passed"
+        return Result(
+            case, backend.name, status, None, outcome, mismatches=tuple(found), listing=lines, arch=tracer.arch
+        )
 
     def _refereed(self, case: Case, backend: Referee, verdict: Verdict, reference: Ran | None) -> Result:
         """A back end that judges for itself."""

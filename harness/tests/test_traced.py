@@ -103,3 +103,13 @@ def test_show_tells_words_events_and_code(tmp_path: Path, capsys: pytest.Capture
         "enter; enter 0; fentry 0; exit 0; enter 1; fmod_ret 1; exit 1; original; enter 2; fexit 2; exit 2; exit" in out
     )
     assert "push rbp" in out
+
+
+def test_a_report_has_the_trampoline_and_the_layout(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(RIGHT.replace("retval: 5", "retval: 6"), encoding="utf-8")
+    assert cli.main(["run", str(path), "--reports", str(tmp_path / "out"), "--backend", "jit-arm64"]) == 1
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "ctx[1]  d, bytes 0 to 7          x1" in page
+    assert "<svg" in page
+    assert ">BPF</summary>" not in page
