@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Final
+from functools import cached_property
+from typing import TYPE_CHECKING, Final
 
 from backends import emulator as emu
 from backends.abi import Abi, Layout, LayoutError
@@ -13,10 +14,12 @@ from backends.image import Addresses, CompileError, Compiler, Image
 from backends.interp import FEATURES
 from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe
-from backends.tracing import Tracer
 from backends.x86_64 import abi as x86_64_abi
 from harness.isa.calls import HELPERS
 from harness.isa.proto import Proto
+
+if TYPE_CHECKING:
+    from backends.tracing import Tracer
 
 ARCHES: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
     "arm64": (arm64_abi.ABI, arm64_abi.layout),
@@ -45,11 +48,19 @@ def addresses_of(job: Job) -> Addresses:
 class NativeBackend:
     """A compiler and a bench."""
 
+    makes_trampolines = True
+
     def __init__(self, name: str, compiler: Compiler) -> None:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
         self._bench = Bench()
-        self.tracer = Tracer(compiler.arch)
+
+    @cached_property
+    def tracer(self) -> "Tracer":
+        """Trampolines of the same architecture."""
+        from backends.tracing import Tracer  # most runs do without
+
+        return Tracer(self._compiler.arch)
 
     def run(self, job: Job) -> Outcome:
         """Native code for an accepted program, run and judged."""

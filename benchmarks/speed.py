@@ -54,7 +54,7 @@ def growth(copies: int) -> float:
 def main() -> None:
     """Prints the figures."""
     files = find_files([ROOT / "cases"])
-    cases = [case for path in files for case in load_file(path).cases]
+    cases = [case for path in files for case in load_file(path).cases if case.traced is None]
     accepted = [case for case in cases if case.expect.verdict == "accept"]
     load = best(lambda: [load_file(path) for path in files])
     print(f"cases                     {len(cases)} ({len(accepted)} accepted)")

@@ -212,10 +212,10 @@ def show(options: argparse.Namespace) -> int:
     say(f"{case.file}:{case.line}: {case.name} ({backend.name})")
     say(f"  {case.about}")
     say(f"  spec    {'; '.join(case.spec)}")
-    if case.traced is not None and hasattr(backend, "tracer"):
+    if case.traced is not None and (tracer := getattr(backend, "tracer", None)) is not None:
         from harness.traced import listing
 
-        for line in ["", *listing(case.traced, backend.tracer), ""]:
+        for line in ["", *listing(case.traced, tracer), ""]:
             say(line)
     else:
         _show_listing(result, text_form(options.form))

@@ -11,7 +11,7 @@ from harness.case import Case, CaseError, load_file
 from harness.options import marker_of
 from harness.plugins import BUILT_IN, RECORDED, make_backends, referees, settings_of
 from harness.report import Record, error_record, failure_lines, record_of, write_reports
-from harness.suite import Suite
+from harness.suite import Suite, makes_trampolines
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _STATE = pytest.StashKey[tuple[Suite, list[Backend]]]()
@@ -79,7 +79,7 @@ class CaseNode(pytest.Collector):
         for backend in _state(self.config)[1]:
             if backend.name in RECORDED and not own:
                 continue
-            if self.case.traced is not None and not (hasattr(backend, "tracer") or self.config.getoption("--backend")):
+            if self.case.traced is not None and not (makes_trampolines(backend) or self.config.getoption("--backend")):
                 continue
             yield CaseItem.from_parent(self, name=backend.name, case=self.case, backend=backend)
 

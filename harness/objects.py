@@ -1,13 +1,15 @@
 """A compiler's object as cases: every program of it must be accepted, and do the same on every back end."""
 
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backends.calls import Body
 from harness.case import Case, CaseError, LoadedFile
 from harness.expect import Expect
 from harness.isa.asm import Assembled
-from harness.isa.elf import MAX_BYTES, ElfError, ElfProgram, load_object
+
+if TYPE_CHECKING:
+    from harness.isa.elf import ElfProgram
 
 SUFFIX: Final = ".o"
 CTX_BYTES: Final = 256  # of zeros, where nobody says what the context holds
@@ -15,8 +17,10 @@ KFUNC_RESULT: Final = 0  # of every kfunc that an object names
 SECTIONS: Final = ("syscall", "syscall.s")  # the program types that there are
 
 
-def read_object(path: Path) -> list[ElfProgram]:
+def read_object(path: Path) -> "list[ElfProgram]":
     """The programs of an object file. Raises ElfError for whatever keeps it from being read."""
+    from harness.isa.elf import MAX_BYTES, ElfError, load_object  # a library, which cases can do without
+
     try:
         if not path.is_file():
             raise ElfError("cannot be read: " + ("it is not a file" if path.exists() else "there is no such file"))
@@ -28,7 +32,7 @@ def read_object(path: Path) -> list[ElfProgram]:
         raise ElfError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def wrong_section(program: ElfProgram) -> str | None:
+def wrong_section(program: "ElfProgram") -> str | None:
     """Why a program cannot be run, where its section says of what type it is."""
     if program.section in SECTIONS:
         return None
@@ -39,6 +43,8 @@ def wrong_section(program: ElfProgram) -> str | None:
 
 def load_objects(path: Path, shown: str) -> LoadedFile:
     """The programs of one object file. Never raises for what the file holds."""
+    from harness.isa.elf import ElfError
+
     try:
         programs = read_object(path)
     except ElfError as error:

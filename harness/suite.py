@@ -105,7 +105,7 @@ class Suite:
 
     def _traced(self, case: Case, backend: Backend) -> Result:
         """A trampoline, by back ends that make some."""
-        tracer = getattr(backend, "tracer", None)
+        tracer = getattr(backend, "tracer", None) if makes_trampolines(backend) else None
         if tracer is None:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} makes no trampolines")
         from harness.traced import judge_traced, listing
@@ -155,9 +155,14 @@ class Suite:
         return Job(case.assembled.prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id)
 
 
+def makes_trampolines(backend: Backend) -> bool:
+    """Whether a back end judges cases of trampolines."""
+    return bool(getattr(backend, "makes_trampolines", False))
+
+
 def pairs(cases: Sequence[Case], backends: Sequence[Backend]) -> Iterator[tuple[Case, Backend]]:
     """What is to be judged: every case on every back end, trampolines where they are made; nothing is left out altogether."""
-    makers = [backend for backend in backends if hasattr(backend, "tracer")] or backends
+    makers = [backend for backend in backends if makes_trampolines(backend)] or backends
     for case in cases:
         for backend in backends if case.traced is None else makers:
             yield case, backend
