@@ -23,7 +23,12 @@ class StackRef:
         return f"r10{self.off:+} of call {self.activation}" if self.activation else f"r10{self.off:+} of main"
 
 
+class OwnFileError(Exception):
+    """A file of the suite's own that cannot be used; the message names it and says why."""
+
+
 Value = int | StackRef
+Entries = tuple[tuple[bytes, bytes], ...]  # of a map: (key, value), sorted by key
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Loaded:
     """What a back end with a verifier of its own says of a program that it accepted, and of running it itself.
 
     `xlated`: the insns after its rewrites; `stack_depths`: bytes per subprog; `run_errno` 0: it ran it, with the low 32
-    bits of R0 in `retval` and the context afterwards in `memory`.
+    bits of R0 in `retval`, the context afterwards in `memory`, and each map in `maps`.
     """
 
     log: str
@@ -74,6 +79,7 @@ class Loaded:
     run_errno: int
     retval: int | None
     memory: bytes
+    maps: tuple[Entries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +95,12 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that was made. `retval` is None where it did not return; `memory` is the context afterwards."""
+    """A run that was made. `retval` is None where it did not return; `memory` is the context afterwards, `maps` each map."""
 
     retval: int | None
     memory: bytes
     calls: tuple[Call, ...]
+    maps: tuple[Entries, ...] = ()
     violations: tuple[Violation, ...] = ()
     frames: tuple[FrameView, ...] = ()
     image: Image | None = None

@@ -44,6 +44,26 @@ CHECKS: Final = {
             "Indirect calls land on a landing pad where the image was built for them.",
             "Arm ARM, Branch Target Identification; Intel SDM, Control-flow Enforcement Technology",
         ),
+        Check(
+            "TRAMP-CTX",
+            "A traced function's program finds every argument in ctx, packed in their order, and the result behind them.",
+            "Linux include/linux/bpf.h, arch_prepare_bpf_trampoline(); kernel/trace/bpf_trace.c, bpf_get_func_arg()",
+        ),
+        Check(
+            "TRAMP-ARG",
+            "A traced function finds its arguments where the ABI document puts them, as its caller passed them.",
+            "AAPCS64, Parameter passing rules, stage C; psABI, 3.2.3 Parameter Passing",
+        ),
+        Check(
+            "TRAMP-RESULT",
+            "The caller of a traced function gets its result, or what an fmod_ret program put in its place.",
+            "Linux kernel/bpf/trampoline.c; Documentation/bpf/prog_lsm.rst",
+        ),
+        Check(
+            "TRAMP-ORDER",
+            "fentry, fmod_ret, the traced function and fexit run in this order, the latest attached of a kind first.",
+            "Linux kernel/bpf/trampoline.c",
+        ),
         Check("MEM", "No access outside the memory that a program was given.", "RFC 9669; Linux kernel/bpf/verifier.c"),
         Check(
             "END", "The program comes to its end within the suite's limit of insns.", "Linux: a verified program ends"

@@ -90,14 +90,21 @@ def _native(arch: str, offset: int, size: int, mnemonic: str, operands: str) -> 
     return Native(offset, size, mnemonic, operands, base, pushes)
 
 
+def decode_code(arch: str, code: bytes, base: int) -> dict[int, Native]:
+    """Every insn by its offset."""
+    rows = disassemble(arch, code, base)
+    return {
+        address - base: _native(arch, address - base, size, mnemonic, text) for address, size, mnemonic, text in rows
+    }
+
+
 def decode_image(image: Image) -> Decoded:
     """Every insn of an image, and the places that matter."""
-    insns: dict[int, Native] = {}
+    insns = decode_code(image.arch, image.code, image.base)
     sites: set[int] = set()
     indirect: set[int] = set()
-    for address, size, mnemonic, operands in disassemble(image.arch, image.code, image.base):
-        offset = address - image.base
-        insns[offset] = _native(image.arch, offset, size, mnemonic, operands)
+    for offset, native in insns.items():
+        mnemonic, operands, size = native.mnemonic, native.operands, native.size
         if mnemonic in ("bl", "blr", "blraa", "blrab", "call"):
             sites.add(offset + size)
         if mnemonic in ("blr", "br") or (mnemonic in ("call", "jmp") and not operands[:1].isdigit()):

@@ -1,7 +1,7 @@
 """The CPU: the only importer of unicorn. Maps memory, runs code, stops, and calls back at the addresses it is told."""
 
 import ctypes
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ from unicorn import arm64_const, x86_const
 from unicorn.unicorn_py3 import unicorn as binding
 
 from backends.base import CTX_BASE
+from backends.maps import MAPS_BASE, STRIDE, VALUES, address_of
+from harness.isa.maps import MAX_MAPS, Map
 
 CODE_BASE: Final = 0x4000_0000
 CODE_BYTES: Final = 16 << 20
@@ -24,6 +26,7 @@ STACK_TOP: Final = STACK_BASE + STACK_BYTES - 0x1000  # SP before the call of th
 CTX_BYTES: Final = 0x1_0000
 KERNEL_DATA_BASE: Final = 0x2800_0000  # stands for what a kernel keeps per CPU, for helpers that its JIT inlines
 KERNEL_DATA_BYTES: Final = 0x1000
+_PAGE: Final = 0x1000
 MAX_NATIVE_INSNS: Final = 20_000_000
 
 
@@ -71,6 +74,10 @@ class Fault:
     what: str
     pc: int
     endless: bool = False  # it did not stop: the limit of insns was reached
+
+
+class UnmappedError(Exception):
+    """Memory that is not there was asked for; the message has its place."""
 
 
 class RegFile:
@@ -137,6 +144,7 @@ class Emulator:
         self._error: BaseException | None = None
         self._stopped = False
         self._kernel_data = False
+        self._maps: list[tuple[int, int]] = []  # (address, bytes) of the memory of maps
         self._fault_at: tuple[str, int, int] | None = None
         self._on_code: OnCode = lambda address: None
         self._on_memory: OnMemory = lambda is_write, address, size: None
@@ -162,6 +170,20 @@ class Emulator:
             self._uc.mem_unmap(KERNEL_DATA_BASE, KERNEL_DATA_BYTES)
         self._kernel_data = wanted
 
+    def map_values(self, maps: Sequence[Map]) -> None:
+        """Memory for the values of maps, and none for others."""
+        wanted = [
+            (address_of(index), -(-(VALUES + map_.stride * map_.slots) // _PAGE) * _PAGE)
+            for index, map_ in enumerate(maps)
+        ]
+        if wanted == self._maps:
+            return
+        for address, size in self._maps:
+            self._uc.mem_unmap(address, size)
+        self._maps = wanted
+        for address, size in wanted:
+            self._uc.mem_map(address, size, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+
     def _permanent_hooks(self, *, watched: bool) -> None:
         code, memory, invalid = self._callbacks
         self._add_hook(unicorn.UC_HOOK_MEM_INVALID, invalid, 1, 0)
@@ -171,6 +193,7 @@ class Emulator:
         both = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
         self._add_hook(both, memory, STACK_BASE, STACK_BASE + STACK_BYTES - 1)
         self._add_hook(both, memory, CTX_BASE, CTX_BASE + CTX_BYTES - 1)
+        self._add_hook(both, memory, MAPS_BASE, MAPS_BASE + MAX_MAPS * STRIDE - 1)
 
     def _add_hook(self, kind: int, callback: Any, begin: int, end: int) -> ctypes.c_size_t:
         hook = ctypes.c_size_t()
@@ -231,8 +254,11 @@ class Emulator:
         return self._pc.read()[0]
 
     def read(self, address: int, size: int) -> bytes:
-        """Memory."""
-        return bytes(self._uc.mem_read(address, size))
+        """Memory. Raises UnmappedError."""
+        try:
+            return bytes(self._uc.mem_read(address, size))
+        except unicorn.UcError as error:
+            raise UnmappedError(f"{size} bytes at {address:#x}") from error
 
     def write(self, address: int, data: bytes) -> None:
         """Memory that is not code."""

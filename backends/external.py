@@ -10,6 +10,7 @@ from typing import Final, assert_never
 from backends.base import Died, Job, Outcome, Unsupported
 from backends.image import Image
 from backends.interp import FEATURES
+from backends.maps import resolved
 from backends.native import ARCHES, Bench, addresses_of
 from backends.plugin_answer import Fields, image_of
 from backends.plugin_process import PluginError, Process, SilentError, brief
@@ -89,7 +90,7 @@ def request_of(job: Job, number: int, arch: str) -> dict[str, object]:
         "type": "compile", "id": number, "arch": arch, "case": job.case, "base": addresses.base,
         "ctx_size": len(job.ctx), "length_in_r2": job.length_in_r2,
         "program": {"insns": _insns(job.prog), "subprogs": _subprogs(job.prog)},
-        "rewritten": _rewritten(job.verified), "externs": externs,
+        "rewritten": _rewritten(resolved(job.verified)), "externs": externs,
     }  # fmt: skip
 
 

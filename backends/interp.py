@@ -6,6 +6,7 @@ from typing import Final
 from backends.base import CTX_BASE, Call, Job, Outcome, Ran, StackRef, Value, Violation
 from backends.calls import HELPER_RESULTS, as_type, result_of
 from backends.liveness import args_read
+from backends.maps import MAP_HELPERS, MapStore, constant, values_of
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
 from harness.isa.insn import (
@@ -89,6 +90,9 @@ class _Machine:
         main_regs: list[int | None] = [None, CTX_BASE, length, *[None] * 7, _fp_of(0)]
         self.frames = [_Frame(0, -1, main_regs, [None] * op.MAX_STACK_ARGS)]
         self.pc = 0
+        self.values = [bytearray(map_.stride * map_.slots) for map_ in job.prog.maps]
+        self.maps = MapStore(job.prog.maps, self)
+        self.maps.begin()
 
     def run(self) -> Ran:
         violations: tuple[Violation, ...] = ()
@@ -97,7 +101,7 @@ class _Machine:
             retval = self._loop()
         except _FaultError as fault:
             violations = (Violation(fault.check, str(fault), self.pc),)
-        return Ran(retval, bytes(self.ctx), tuple(self.calls), violations)
+        return Ran(retval, bytes(self.ctx), tuple(self.calls), self.maps.contents(), violations)
 
     def _loop(self) -> int:
         ops = self.job.prog.ops
@@ -138,9 +142,10 @@ class _Machine:
             case Swap():
                 regs[typed.dst] = typed.op.sem(self._read(typed.dst), typed.width // 8)
             case LdImm64():
-                if typed.pseudo:
+                value = constant(self.job.prog, typed)
+                if value is None:
                     raise _FaultError("MEM", "what this constant stands for is not known here")
-                regs[typed.dst], following = typed.value, self.pc + 2
+                regs[typed.dst], following = value, self.pc + 2
             case Load():
                 value = self._load(typed.base, typed.off, typed.size)
                 regs[typed.dst] = op.signed(value, 8 * typed.size.bytes) & op.MASK64 if typed.signed else value
@@ -189,12 +194,25 @@ class _Machine:
                 raise _FaultError("MEM", "this is no insn")
 
     def _load(self, base: int, off: int, size: op.Size) -> int:
-        at, memory = self._memory(self._read(base) + off, size.bytes)
-        return int.from_bytes(memory[at : at + size.bytes], "little")
+        return int.from_bytes(self.read(self._read(base) + off, size.bytes), "little")
 
     def _store(self, base: int, off: int, size: op.Size, value: int) -> None:
-        at, memory = self._memory(self._read(base) + off, size.bytes)
-        memory[at : at + size.bytes] = (value & op.MASK64).to_bytes(8, "little")[: size.bytes]
+        address = self._read(base) + off & op.MASK64
+        index = self.maps.value_at(address, size.bytes)
+        if index is not None and self.job.prog.maps[index].rdonly:
+            name = self.job.prog.maps[index].name
+            raise _FaultError("MEM", f"{size.bytes} bytes are written to {name}, which programs may only read")
+        self.write(address, (value & op.MASK64).to_bytes(8, "little")[: size.bytes])
+
+    def read(self, address: int, size: int) -> bytes:
+        """Memory that the program may reach."""
+        at, memory = self._memory(address, size)
+        return bytes(memory[at : at + size])
+
+    def write(self, address: int, data: bytes) -> None:
+        """The same, changed; a whole map at once too."""
+        at, memory = self._memory(address, len(data))
+        memory[at : at + len(data)] = data
 
     def _atomic(self, typed: Atomic) -> None:
         """RFC 9669, "Atomic operations": 32-bit results are zero-extended; CMPXCHG compares with R0, and R0 takes the old value."""
@@ -213,7 +231,13 @@ class _Machine:
         for frame in self.frames:
             if frame.fp - FRAME_BYTES <= address and address + size <= frame.fp:
                 return address - (frame.fp - FRAME_BYTES), frame.memory
-        raise _FaultError("MEM", f"{size} bytes at {address:#x} are neither context nor a live frame")
+        for number, memory in enumerate(self.values):
+            if values_of(number) == address and size == len(memory):  # all of it: what a MapStore asks for
+                return 0, memory
+        index = self.maps.value_at(address, size)
+        if index is not None:
+            return address - values_of(index), self.values[index]
+        raise _FaultError("MEM", f"{size} bytes at {address:#x} are neither context nor a live frame nor a map's value")
 
     def _clobber(self, result: int | None) -> None:
         self.top.regs[:6] = [result, None, None, None, None, None]
@@ -223,8 +247,12 @@ class _Machine:
         helper = HELPERS.get(typed.id)
         if helper is None:
             raise _FaultError("MEM", f"there is no helper {typed.id}")
-        self.calls.append(Call(self.pc, helper.name, False, ()))
-        self._clobber(HELPER_RESULTS[helper.name])
+        args = self._args(helper.proto)
+        self.calls.append(Call(self.pc, helper.name, False, tuple(normalise(value) for value in args)))
+        result = self.maps.call(helper.name, args) if helper.name in MAP_HELPERS else HELPER_RESULTS[helper.name]
+        if result is None:
+            raise _FaultError("MEM", f"{helper.name}: {args[0]:#x} is no map")
+        self._clobber(result)
 
     def _arg(self, index: int) -> int | None:
         return self.top.regs[index + 1] if index < op.MAX_REG_ARGS else self.top.outgoing[index - op.MAX_REG_ARGS]

@@ -1,5 +1,6 @@
 """Which of R1-R5 a subprog without a prototype reads as arguments."""
 
+from harness.isa.calls import HELPERS
 from harness.isa.insn import (
     Alu,
     Atomic,
@@ -55,7 +56,8 @@ def _reads_writes(prog: Prog, index: int, typed: Op) -> tuple[frozenset[int], fr
         case Branch():
             return src | {typed.dst}, frozenset()
         case CallHelper():
-            return frozenset(), _SCRATCH | {0}
+            helper = HELPERS.get(typed.id)
+            return frozenset(range(1, 1 + len(helper.proto.params) if helper else 1)), _SCRATCH | {0}
         case CallKfunc():
             kfunc = prog.kfunc(typed.btf_id)
             return frozenset(range(1, 1 + min(5, len(kfunc.params) if kfunc else 0))), _SCRATCH | {0}

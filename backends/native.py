@@ -11,7 +11,9 @@ from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported, Violation
 from backends.decode import decode_image
 from backends.image import Addresses, CompileError, Compiler, Image
 from backends.interp import FEATURES
+from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe
+from backends.tracing import Tracer
 from backends.x86_64 import abi as x86_64_abi
 from harness.isa.calls import HELPERS
 from harness.isa.proto import Proto
@@ -24,12 +26,15 @@ ARCHES: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
 
 # What a kernel's JIT calls on its own account: `may_goto` calls this after 65535 rounds, with a convention of its own.
 KERNEL_ONLY: Final = ("arch_bpf_timed_may_goto",)
+KERNEL_PADS, KFUNC_PADS = 256, 512  # the numbers of their landing pads; a helper's is its id
 
 
 def pads_of(job: Job) -> dict[int, str]:
     """The address of every function outside the program that native code may call."""
-    names = [*(helper.name for helper in HELPERS.values()), *(body.proto.name for body in job.bodies), *KERNEL_ONLY]
-    return {emu.PADS_BASE + i * emu.PAD_STRIDE: name for i, name in enumerate(names)}
+    numbers = {helper.id: helper.name for helper in HELPERS.values()}
+    numbers |= {KERNEL_PADS + i: name for i, name in enumerate(KERNEL_ONLY)}
+    numbers |= {KFUNC_PADS + i: body.proto.name for i, body in enumerate(job.bodies)}
+    return {emu.PADS_BASE + number * emu.PAD_STRIDE: name for number, name in numbers.items()}
 
 
 def addresses_of(job: Job) -> Addresses:
@@ -44,15 +49,16 @@ class NativeBackend:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
         self._bench = Bench()
+        self.tracer = Tracer(compiler.arch)
 
     def run(self, job: Job) -> Outcome:
         """Native code for an accepted program, run and judged."""
         assert job.verified is not None
         try:
-            image = self._compiler.compile(job.verified, addresses_of(job))
+            image = self._compiler.compile(resolved(job.verified), addresses_of(job))
         except CompileError as error:
             return Unsupported(str(error))
-        return self._bench.judge(job, image)
+        return self._bench.judge(job, replace(image, source=job.verified))
 
 
 class Bench:
@@ -79,6 +85,7 @@ class Bench:
         watched = {image.base + symbol.offset for symbol in image.symbols[1:]}
         watched |= {image.base + offset for offset in decoded.return_sites}
         watched |= {image.base + offset for offset in decoded.indirect} if image.landing_pads else set()
+        cpu.map_values(job.prog.maps)
         cpu.load(image.code, sorted(watched), kernel_data=image.kernel_data)
 
         def once(spoils: frozenset[str] | None) -> Ran:
@@ -100,12 +107,14 @@ class Bench:
         elif cpu.pc() == emu.STOP:
             retval = probe.finish()
         memory = cpu.read(CTX_BASE, len(job.ctx)) if job.ctx else b""
-        return Ran(retval, memory, probe.calls, tuple(probe.violations), tuple(probe.frames), image)
+        maps = probe.maps.contents()
+        return Ran(retval, memory, probe.calls, maps, tuple(probe.violations), tuple(probe.frames), image)
 
 
 def _agree(outcome: Ran, reference: Ran) -> bool:
     """Whether native code did what the interpreter did."""
     same = outcome.retval == reference.retval and outcome.memory == reference.memory
+    same = same and outcome.maps == reference.maps
     return same and len(outcome.calls) == len(reference.calls) and not outcome.violations
 
 

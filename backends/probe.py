@@ -12,6 +12,7 @@ from backends.base import CTX_BASE, Call, FrameView, Job, StackRef, Value, Viola
 from backends.calls import HELPER_RESULTS, as_type, result_of
 from backends.decode import Decoded, is_landing_pad
 from backends.image import Image, Symbol
+from backends.maps import MAP_HELPERS, MAPS_BASE, MapStore
 from harness.isa.calls import HELPERS_BY_NAME
 from harness.isa.ctypes import CInt
 from harness.isa.opcodes import MASK64
@@ -71,6 +72,7 @@ class Probe:
         self._scratch = self._every_scratch if spoils is None else self._cpu.regs(chosen)
         self._scratch_poison = [self._poison[reg] for reg in chosen]
         self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
+        self.maps = MapStore(job.prog.maps, self._cpu)
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols[1:]}
         self._stack: list[_Activation] = []
         self._activations: list[_Activation] = []
@@ -117,6 +119,7 @@ class Probe:
         self._cpu.write(emu.STACK_BASE, b"\xc3" * emu.STACK_BYTES)
         self._cpu.write(CTX_BASE, b"\xc7" * emu.CTX_BYTES)
         self._cpu.write(CTX_BASE, self._job.ctx)
+        self.maps.begin()
         values = {name: _POISON + 0x100 + i for i, name in enumerate(self._names)}
         values[self._abi.int_args[0]] = CTX_BASE
         if self._job.length_in_r2:
@@ -194,10 +197,23 @@ class Probe:
         proto = body.proto if body else HELPERS_BY_NAME[name].proto
         return_to = self._return_address(values)
         seen = self._check_call(name, proto, values, return_to)
-        result = result_of(body, seen) if body else HELPER_RESULTS[name]
+        result = result_of(body, seen) if body else self._help(name, seen, return_to - 1)
         self._redden(values[self._abi.sp])
         self._spoil(values[self._abi.sp] + self._abi.return_address_bytes, self._layout(proto).stack_bytes)
         self._result.write([self._dirty(result, proto)])
+
+    def _help(self, name: str, args: list[int], pc: int) -> int:
+        """A helper's result; where it is given what it cannot use, that is reported."""
+        if name not in MAP_HELPERS:
+            return HELPER_RESULTS[name]
+        try:
+            result = self.maps.call(name, args)
+        except emu.UnmappedError as error:
+            self.report("MEM", f"{name} reads {error}, where nothing is", pc)
+            return 0
+        if result is None:
+            self.report("MEM", f"{name}: {args[0]:#x} is no map", pc)
+        return result or 0
 
     def _dirty(self, result: int, proto: Proto) -> int:
         """A result with the bits above its type unspecified, as the ABI leaves them."""
@@ -377,9 +393,12 @@ class Probe:
     # --- ABI-STACK, ABI-SP and MEM at an access
 
     def on_memory(self, is_write: bool, address: int, size: int) -> None:
-        """An access to the stack or to the page of the context."""
+        """An access to the stack, to the page of the context, or where maps are."""
         if address < emu.STACK_BASE:
             self._on_context(is_write, address, size)
+            return
+        if address >= MAPS_BASE:
+            self._on_map(is_write, address, size)
             return
         sp, pc = self._sp_pc.read()
         native = self._decoded.insns.get(pc - self._image.base)
@@ -416,6 +435,17 @@ class Probe:
         """Whether the frame pointer register really points into the running function's frame."""
         values = dict(zip(self._names, self._all.read(), strict=True))
         return values[self._abi.sp] <= values[self._abi.fp] <= self._stack[-1].entry_sp
+
+    def _on_map(self, is_write: bool, address: int, size: int) -> None:
+        index = self.maps.value_at(address, size)
+        word = "a write" if is_write else "a read"
+        if index is None:
+            text = f"{word} of {size} bytes at {address:#x}, outside every value of a map"
+        elif is_write and self._job.prog.maps[index].rdonly:
+            text = f"a write of {size} bytes to {self._job.prog.maps[index].name}, which programs may only read"
+        else:
+            return
+        self.report("MEM", text, self._sp_pc.read()[1])
 
     def _on_context(self, is_write: bool, address: int, size: int) -> None:
         if address + size > CTX_BASE + len(self._job.ctx):

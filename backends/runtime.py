@@ -55,6 +55,8 @@ def lacks(prog: Prog) -> str:
     """What a program needs and the protocol does not know; empty where it is nothing."""
     if any(isinstance(insn, CallKfunc) for insn in prog.ops):
         return "kfuncs"
+    if prog.maps:
+        return "maps"
     return "stack arguments" if any(11 in (insn.dst, insn.src) for insn in prog.insns) else ""
 
 

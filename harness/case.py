@@ -2,20 +2,26 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.base import ExpectedPlace
 from backends.calls import Body
-from harness.expect import Expect, ExpectedCall, build_expect, hex_bytes
+from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_bytes
 from harness.isa.asm import Assembled, Source, assemble
+from harness.isa.insn import Prog
+from harness.isa.maps import Map, MapError, check
 from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
 from harness.isa.tokens import AsmError
 from harness.params import Budget, Notes, Variant, variants
 from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
 from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quoted
 from harness.yamldoc import Path as At
+
+if TYPE_CHECKING:
+    from harness.traced import TracedCase
 
 __all__ = [
     "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "LoadedFile", "find_files", "load_file",
@@ -42,6 +48,8 @@ class Case:
     expect: Expect
     sources: tuple[Source, ...]
     lines: Mapping[int, str] = field(default_factory=dict)  # of the program's own source, by insn
+    traced: "TracedCase | None" = None  # a trampoline instead of a program
+    section: str = ""  # of an object's program
 
     @property
     def id(self) -> str:
@@ -104,7 +112,7 @@ def load_file(path: Path, *, shown: str | None = None) -> LoadedFile:
     if not isinstance(doc.data, list) or not doc.data:
         found = "an empty list" if doc.data == [] else found_words(doc.data)
         return LoadedFile((), _told([*doc.errors, doc.error((), f"expected a list of cases, found {found}")]))
-    return _Loader(doc, doc.data).load()
+    return _Loader(doc, doc.data, path.parent).load()
 
 
 def _told(errors: list[CaseError]) -> tuple[CaseError, ...]:
@@ -120,8 +128,8 @@ def _told(errors: list[CaseError]) -> tuple[CaseError, ...]:
 class _Loader:
     """Takes the items of one document one by one."""
 
-    def __init__(self, doc: Document, items: list[Any]) -> None:
-        self.doc, self.items = doc, items
+    def __init__(self, doc: Document, items: list[Any], folder: FilePath) -> None:
+        self.doc, self.items, self.folder = doc, items, folder
         self.budget = Budget()
         self.cases: list[Case] = []
         self.errors: list[CaseError] = list(doc.errors)
@@ -154,7 +162,7 @@ class _Loader:
     def _variants(self, index: int, item: dict[str, Any], *, use: bool) -> None:
         told: set[tuple[int, int, str]] = set()
         for variant in variants(self.doc, (index,), item, self.budget, self.errors):
-            case, errors = _build(variant)
+            case, errors = _build(variant, self.folder)
             for error in errors:
                 if (said := (error.line, error.column, error.message)) not in told:
                     told.add(said)
@@ -171,36 +179,56 @@ def _named(error: CaseError, variant: Variant) -> CaseError:
     return CaseError(error.file, error.line, error.column, error.message + suffix)
 
 
-def _build(variant: Variant) -> tuple[Case | None, list[CaseError]]:
+def _build(variant: Variant, folder: FilePath) -> tuple[Case | None, list[CaseError]]:
     """A case from one variant, or what is wrong with it."""
     if variant.suffix and not is_valid(variant.data):
         return None, [variant.error(p.path, p.message, key=p.key) for p in problems(variant.data)]
-    builder = _Builder(variant)
+    builder = _Builder(variant, folder)
     case = builder.build()
     return (None if builder.notes.errors else case), builder.notes.errors
 
 
+_NOTHING: Final = Assembled(Prog((), ()), ())  # the program of a case that has none
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class _Builder:
     """Makes a case of data that has the right shape."""
 
-    def __init__(self, variant: Variant) -> None:
-        self.variant, self.notes = variant, Notes(variant)
+    def __init__(self, variant: Variant, folder: FilePath) -> None:
+        self.variant, self.notes, self.folder = variant, Notes(variant), folder
         self.data: dict[str, Any] = dict(variant.data)
         self.paths: dict[str, At] = {}  # of subprogs and kfuncs, by name
         self.all_read = True  # no prototype is missing that an expectation may speak of
 
     def build(self) -> Case | None:
         """The case, or None; what is wrong is in `notes`."""
+        found = [key for key in ("prog", "elf", "trampoline") if key in self.data]
+        if len(found) != 1:
+            self.notes.at((), f"expected one of prog, elf and trampoline, found {' and '.join(found) or 'none'}")
+            return None
+        if found == ["elf"]:
+            return self._object()
+        if "trampoline" in self.data:
+            return self._traced()
         ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
-        kfuncs, sources = tuple(self._kfuncs()), tuple(self._sources())
-        assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs])
+        kfuncs, maps, sources = tuple(self._kfuncs()), tuple(self._maps()), tuple(self._sources())
+        assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs], maps)
         protos = {s.name: s.proto for s in sources} | {k.proto.name: k.proto for k in kfuncs}
         expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, assembled, ctx)
         if assembled is None or ctx is None:
             return None
+        return self._case(ctx, kfuncs, assembled, expect, sources)
+
+    def _case(
+        self,
+        ctx: bytes,
+        kfuncs: tuple[Body, ...],
+        assembled: Assembled,
+        expect: Expect,
+        sources: tuple[Source, ...],
+        traced: "TracedCase | None" = None,
+    ) -> Case:
         data, variant = self.data, self.variant
         spec = data["spec"].split(";") if isinstance(data["spec"], str) else data["spec"]
         return Case(
@@ -216,7 +244,78 @@ class _Builder:
             assembled=assembled,
             expect=expect,
             sources=sources,
+            traced=traced,
         )
+
+    def _object(self) -> Case | None:
+        """A program that a compiler made."""
+        from harness.isa.elf import ElfError  # brings a library, which other cases can do without
+        from harness.objects import read_object, wrong_section
+
+        given = self.data["elf"]
+        name, wanted = (given, None) if isinstance(given, str) else (given["file"], given.get("function"))
+        path: At = ("elf",) if isinstance(given, str) else ("elf", "file")
+        if "maps" in self.data:
+            self.notes.at(("maps",), "maps goes with prog: an object has its own", key=True)
+        try:
+            programs = {program.name: program for program in read_object(self.folder / name)}
+        except ElfError as error:
+            self.notes.at(path, f"{name}: {error}")
+            return None
+        if wanted is None and len(programs) > 1:
+            self.notes.at(path, f"{name} has several functions, and `function` names none: {', '.join(programs)}")
+            return None
+        chosen = next(iter(programs)) if wanted is None else wanted
+        if chosen not in programs:
+            self.notes.at(("elf", "function"), f"{name} has no function {quoted(chosen)}{suggestion(chosen, list(programs))}"
+                                               f" (functions: {', '.join(programs)})")  # fmt: skip
+            return None
+        program = programs[chosen]
+        if (why := wrong_section(program)) is not None:
+            self.notes.at(path, why)
+        bodies = tuple(self._bodies_of(program.prog))
+        ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
+        assembled = Assembled(program.prog, ())
+        protos = {s.name: s.proto for s in program.prog.subprogs} | {k.name: k for k in program.prog.kfuncs}
+        expect = build_expect(self.notes, self.data["expect"], protos, assembled, ctx)
+        if ctx is None or self.notes.errors:
+            return None
+        case = self._case(ctx, bodies, assembled, expect, ())
+        return replace(case, lines={insn: str(line) for insn, line in program.lines.items()}, section=program.section)
+
+    def _bodies_of(self, prog: Prog) -> Iterator[Body]:
+        """What each kfunc of an object returns; BTF has no names of their parameters, so `kfuncs` has."""
+        given = {body.proto.name: body for body in self._kfuncs()}
+        for proto in prog.kfuncs:
+            body = given.pop(proto.name, None)
+            if body is None:
+                self.notes.at(("elf",), f"the object calls {proto}: kfuncs has to say what it returns", key=True)
+                continue
+            names = [param.name for param in body.proto.params]
+            if len(names) != len(proto.params):
+                self.notes.at(
+                    ("kfuncs",), f"{proto.name}: the object calls it with {len(proto.params)} arguments", key=True
+                )
+            elif body.returns in names:
+                yield Body(proto, proto.params[names.index(str(body.returns))].name)
+            else:
+                yield Body(proto, body.returns)
+        for name in given:
+            self.notes.at(("kfuncs",), f"the object calls no {name}", key=True)
+
+    def _traced(self) -> Case | None:
+        """A call of a traced function."""
+        from harness.traced import build_traced  # brings the emulator, which other cases can do without
+
+        for key in ("ctx", "kfuncs", "maps", "needs"):
+            if key in self.data:
+                self.notes.at((key,), f"{key} goes with prog", key=True)
+        for key in ("calls", "memory", "maps", "at"):
+            if key in self.data["expect"]:
+                self.notes.at(("expect", key), f"{key} goes with prog", key=True)
+        traced = build_traced(self.notes, self.data)
+        expect = build_expect(self.notes, self.data["expect"], None, None, b"")
+        return None if traced is None else self._case(b"", (), _NOTHING, expect, (), traced)
 
     def _kfuncs(self) -> Iterator[Body]:
         for text, returns in self.data.get("kfuncs", {}).items():
@@ -232,6 +331,18 @@ class _Builder:
                 hint = suggestion(returns, names)
                 self.notes.at(path, f"{proto.name}: expected {expected}, found {quoted(returns)}{hint}")
             yield Body(proto, returns)
+
+    def _maps(self) -> Iterator[Map]:
+        for name, data in self.data.get("maps", {}).items():
+            path = ("maps", name)
+            content = entries_of(self.notes, (*path, "content"), data.get("content", {}))
+            shape = (data["type"], data["key"], data["value"], data["entries"])
+            rdonly, frozen = data.get("access") == "read", data.get("frozen", False)
+            try:
+                if content is not None:
+                    yield check(Map(name, *shape, rdonly, frozen, content))
+            except MapError as error:
+                self.notes.at(path, f"{name}: {error}", key=True)
 
     def _sources(self) -> Iterator[Source]:
         for head, text in self.data["prog"].items():
@@ -261,14 +372,14 @@ class _Builder:
             self.notes.at(path, f"there is a function {quoted(name)} already", key=True)
         self.paths.setdefault(name, path)
 
-    def _assembled(self, sources: Sequence[Source], kfuncs: Sequence[Proto]) -> Assembled | None:
+    def _assembled(self, sources: Sequence[Source], kfuncs: Sequence[Proto], maps: Sequence[Map]) -> Assembled | None:
         for source in sources:
             for number, line in enumerate(source.text.split("\n")):
                 if len(line) > MAX_LINE:
                     self.notes.within(self.paths[source.name], number, 0, f"a line of more than {MAX_LINE} characters")
                     return None
         try:
-            return assemble(sources, kfuncs)
+            return assemble(sources, kfuncs, maps)
         except AsmError as error:
             self.notes.within(self.paths[error.subprog], error.line, error.column, error.message)
             return None

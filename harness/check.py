@@ -5,7 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from backends.base import Answered, Call, Died, Difference, Loaded, Outcome, Ran, Refused, StackRef, Unsupported
+from backends.base import (
+    Answered,
+    Call,
+    Died,
+    Difference,
+    Entries,
+    Loaded,
+    Outcome,
+    Ran,
+    Refused,
+    StackRef,
+    Unsupported,
+)
 from backends.calls import as_type
 from backends.checks import CHECKS
 from harness.case import Case, Expect
@@ -150,7 +162,27 @@ def _own_run_mismatches(case: Case, loaded: Loaded) -> list[Mismatch]:
     if expect.memory is not None and loaded.memory != expect.memory:
         wanted, got = expect.memory.hex(" "), loaded.memory.hex(" ")
         found.append(Mismatch("memory", f"memory = {wanted}", f"memory = {got} (its own run)"))
+    return found + _map_mismatches(case, loaded.maps, " (its own run)")
+
+
+def _map_mismatches(case: Case, maps: Sequence[Entries], whose: str = "") -> list[Mismatch]:
+    """Maps after a run, against the case."""
+    found: list[Mismatch] = []
+    for map_, got in zip(case.assembled.prog.maps, maps, strict=False):
+        wanted = case.expect.maps.get(map_.name)
+        if wanted is not None and wanted != got:
+            left, right = _entry_texts(wanted, got)
+            found.append(Mismatch("maps", f"{map_.name} = {left}", f"{map_.name} = {right}{whose}"))
     return found
+
+
+def _entry_texts(wanted: Entries, got: Entries) -> tuple[str, str]:
+    """The entries of each that the other does not have."""
+    texts = [
+        ", ".join(f"{key.hex()}: {value.hex()}" for key, value in one if (key, value) not in other)[:400]
+        for one, other in ((wanted, got), (got, wanted))
+    ]
+    return texts[0] or "no other entry", texts[1] or "no such entry"
 
 
 def difference_mismatches(found: Sequence[Mismatch], stated: Difference) -> list[Mismatch]:
@@ -182,6 +214,7 @@ def _values(case: Case, outcome: Ran) -> list[Mismatch]:
         found.append(Mismatch("retval", f"retval = {_number(expect.retval)}", f"retval = {_number(outcome.retval)}"))
     if expect.memory is not None and outcome.memory != expect.memory:
         found.append(Mismatch("memory", f"memory = {expect.memory.hex(' ')}", f"memory = {outcome.memory.hex(' ')}"))
+    found += _map_mismatches(case, outcome.maps)
     if expect.calls is not None:
         wanted = [f"{call.callee}({', '.join(map(_number, call.args))})" for call in expect.calls]
         got = [text for call in outcome.calls if (text := _typed_call(case, call))]
@@ -224,6 +257,10 @@ def _against_reference(outcome: Ran, reference: Ran) -> list[Mismatch]:
     if outcome.memory != reference.memory:
         expect, got = reference.memory.hex(" "), outcome.memory.hex(" ")
         found.append(Mismatch("interp", f"memory = {expect} (interp)", f"memory = {got}"))
+    for number, (one, other) in enumerate(zip(reference.maps, outcome.maps, strict=False)):
+        if one != other:
+            left, right = _entry_texts(one, other)
+            found.append(Mismatch("interp", f"map {number} = {left} (interp)", f"map {number} = {right}"))
     if len(outcome.calls) != len(reference.calls):
         found.append(Mismatch("interp", f"{len(reference.calls)} calls (interp)", f"{len(outcome.calls)} calls"))
     return found

@@ -5,15 +5,15 @@ import gc
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn
 
-from backends.base import Backend, Ran, Referee, Refused
+from backends.base import Backend, OwnFileError, Ran, Referee, Refused
 from harness import abi_command
 from harness.case import Case, CaseError, find_files, load_file
 from harness.check import verdict_mismatches, where_of
-from harness.listing import bpf_rows, frame_lines, native_rows, row_lines, value_text
+from harness.listing import FORMS, Form, bpf_rows, frame_lines, listing_lines, native_rows, text_form, value_text
 from harness.objects import SUFFIX, load_objects
 from harness.plugins import (
     BACKENDS,
@@ -24,7 +24,7 @@ from harness.plugins import (
     settings_of,
 )
 from harness.report import Record, counts, error_record, failure_lines, record_of, report_data, write_reports
-from harness.suite import Result, Suite, unexecuted
+from harness.suite import Result, Suite, pairs, unexecuted
 from verifier.verdict import Accepted, Rejected
 from verifier.verify import Verifier
 
@@ -51,8 +51,8 @@ def shown(path: Path) -> str:
     return str(resolved.relative_to(ROOT)) if resolved.is_relative_to(ROOT) else str(path)
 
 
-def load(paths: Sequence[str], word: str | None = None) -> Loaded:
-    """The cases of files, folders, and `FILE::CASE`. Raises InputError where nothing is there to run."""
+def load(paths: Sequence[str], word: str | None = None, section: str | None = None) -> Loaded:
+    """The cases of files, folders, and `FILE::CASE`; of objects those of a section. Raises InputError where there is none."""
     loaded = Loaded()
     for text in paths or [str(ROOT / "cases")]:
         name, _, wanted = text.partition("::")
@@ -67,6 +67,13 @@ def load(paths: Sequence[str], word: str | None = None) -> Loaded:
                     f"{shown(path)} has no case {wanted!r}; it has: {', '.join(c.name for c in file.cases)}"
                 )
             loaded.cases += found
+    if section is not None:
+        known = sorted({case.section for case in loaded.cases if case.section})
+        loaded.cases = [case for case in loaded.cases if case.section == section]
+        if not loaded.cases and not loaded.errors:
+            raise InputError(
+                f"no program is in a section {section!r}; sections: {', '.join(known) or 'none, these are no objects'}"
+            )
     if word is not None:
         loaded.cases = [case for case in loaded.cases if word.lower() in f"{case.file}::{case.name}".lower()]
     if not loaded.cases and not loaded.errors:
@@ -79,17 +86,16 @@ def run(options: argparse.Namespace) -> int:
     backends = make_backends(options.backend, settings_of(options))
     if options.format != "yaml":
         return _run_data_files(options, backends)
-    loaded = load(options.paths, options.word)
+    loaded = load(options.paths, options.word, options.section)
     suite, results, records = Suite(), list[Result](), list[Record]()
     interrupted = False
     suite.announce(loaded.cases, backends)
     gc.freeze()  # what is loaded by now stays; collecting it again and again costs a tenth of the run
     try:
-        for case in loaded.cases:
-            for backend in backends:
-                result = suite.judge(case, backend)
-                results.append(result)
-                records.append(record_of(result))
+        for case, backend in pairs(loaded.cases, backends):
+            result = suite.judge(case, backend)
+            results.append(result)
+            records.append(record_of(result))
     except KeyboardInterrupt:
         interrupted = True
     errors = [error_record(error) for error in loaded.errors]
@@ -187,9 +193,9 @@ def _summary(records: list[Record], loaded: Loaded, options: argparse.Namespace)
     return f"{text}; reports in {shown(Path(options.reports))}/" if options.reports else text
 
 
-def _one_case(text: str) -> Case:
-    """A case by `FILE::CASE`, or by a name that only one case of the suite has."""
-    found = _named(text)
+def _one_case(text: str, section: str | None = None) -> Case:
+    """A case by `FILE::CASE`, by the only program of an object's section, or by a name that only one case of the suite has."""
+    found = _named(text, section)
     if len(found) > 1:
         names = ", ".join(f"{case.file}::{case.name}" for case in found)
         raise InputError(f"{text!r} names {len(found)} cases: {names}")
@@ -199,35 +205,63 @@ def _one_case(text: str) -> Case:
 def show(options: argparse.Namespace) -> int:
     """`callconv show`: one case on one back end: listing, frames, call trace."""
     (backend,) = make_backends([options.backend], settings_of(options))
-    case = _one_case(options.case)
+    case = _one_case(options.case, options.section)
     suite = Suite(detail=True)
     suite.announce([case], [backend])
     result = suite.judge(case, backend)
     say(f"{case.file}:{case.line}: {case.name} ({backend.name})")
     say(f"  {case.about}")
     say(f"  spec    {'; '.join(case.spec)}")
-    _show_listing(result)
-    _show_run(result)
+    if case.traced is not None and hasattr(backend, "tracer"):
+        from harness.traced import listing
+
+        for line in ["", *listing(case.traced, backend.tracer), ""]:
+            say(line)
+    else:
+        _show_listing(result, text_form(options.form))
+        _show_run(result)
     for line in failure_lines(record_of(result))[1:] if result.status in ("failed", "error") else []:
         say(line)
     say(f"{result.status}{': ' + result.reason if result.status == 'skipped' else ''}")
     return PASSED if result.status == "passed" else FAILED
 
 
-def _show_listing(result: Result) -> None:
+def jit(options: argparse.Namespace) -> int:
+    """`callconv jit`: the native code of one program, which is not run."""
+    from harness.jit_command import compilers, show_native
+
+    case = _one_case(options.case, options.section)
+    if case.traced is not None:
+        raise InputError(f"{case.id} is a trampoline: `callconv show` prints its native code")
+    return PASSED if show_native(case, compilers(options), say, text_form(options.form), as_hex=options.hex) else FAILED
+
+
+def btf(options: argparse.Namespace) -> int:
+    """`callconv btf`: the types of an object as C."""
+    from harness.isa.btfc import c_lines
+    from harness.isa.btfread import BtfError
+    from harness.isa.elf import MAX_BYTES, ElfError, load_types
+
+    try:
+        with Path(options.file).open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        lines = c_lines(load_types(raw))
+    except OSError as error:
+        raise InputError(f"{options.file}: cannot be read: {error.strerror or error}") from error
+    except (ElfError, BtfError) as error:
+        raise InputError(f"{options.file}: {error}") from error
+    for line in lines:
+        say(line)
+    return PASSED
+
+
+def _show_listing(result: Result, form: Form) -> None:
     outcome = result.outcome
     image = outcome.image if isinstance(outcome, Ran) else None
     lines = result.case.lines
-    rows = bpf_rows(result.case.assembled.prog, lines) if image is None else native_rows(image, lines)
-    subprog, source = None, ""
-    for row in rows:
-        if row.subprog != subprog:
-            subprog = row.subprog
-            say(f"\n{subprog}:")
-        for line in row_lines(row if row.source != source else replace(row, source="")):
-            say(line)
-        source = row.source or source
-    say("")
+    rows = bpf_rows(result.case.assembled.prog, lines, form) if image is None else native_rows(image, lines, form)
+    for line in listing_lines(rows):
+        say(line)
 
 
 def _show_run(result: Result) -> None:
@@ -251,11 +285,13 @@ def _show_run(result: Result) -> None:
 
 def verify(options: argparse.Namespace) -> int:
     """`callconv verify`: the verifier's log of every case of a file; 1 where a verdict is not the expected one."""
-    loaded = load([options.file])
+    loaded = load([options.file], section=options.section)
     for error in loaded.errors:
         print(error, file=sys.stderr)  # noqa: T201
     wrong = 0
     for case in loaded.cases:
+        if case.traced is not None:
+            continue
         verdict = Verifier(log_level=options.level).verify(case.assembled.prog)
         say(f"# {case.file}:{case.line}: {case.name}")
         say(verdict.log.rstrip("\n"))
@@ -283,7 +319,8 @@ def golden(options: argparse.Namespace) -> int:
     from harness import kernels
 
     loaded = _readable(options.paths)
-    kernels.update_golden(options, loaded.cases, say, whole=not options.paths)
+    cases = [case for case in loaded.cases if case.traced is None]
+    kernels.update_golden(options, cases, say, whole=not options.paths)
     return PASSED
 
 
@@ -291,7 +328,9 @@ def compare(options: argparse.Namespace) -> int:
     """`callconv compare`: ours and Linux's side by side; 1 where something differs."""
     from harness import kernels
 
-    cases = [case for text in options.cases for case in _named(text)]
+    cases = [case for text in options.cases for case in _named(text) if case.traced is None]
+    if not cases:
+        raise InputError("there is nothing to compare: Linux's trampolines are not asked for")
     return PASSED if kernels.compare_cases(options, cases, say) else FAILED
 
 
@@ -340,17 +379,17 @@ def coverage(options: argparse.Namespace) -> int:
     return PASSED if all(row.is_covered for row in rows) else FAILED
 
 
-def _readable(paths: Sequence[str]) -> Loaded:
-    loaded = load(paths)
+def _readable(paths: Sequence[str], section: str | None = None) -> Loaded:
+    loaded = load(paths, section=section)
     if loaded.errors:
         raise InputError("\n".join(str(error) for error in loaded.errors))
     return loaded
 
 
-def _named(text: str) -> list[Case]:
+def _named(text: str, section: str | None = None) -> list[Case]:
     """The cases of a path, or the variants of a case that is named without its file."""
     if "::" in text or Path(text).exists():
-        return _readable([text]).cases
+        return _readable([text], section).cases
     found = [case for case in _readable([]).cases if text in (case.name, case.name.split("@")[0])]
     if not found:
         raise InputError(f"there is no case {text!r}; `callconv run -k WORD -v` lists cases by name")
@@ -386,6 +425,7 @@ def parser() -> argparse.ArgumentParser:
     runs.add_argument(
         "--format", choices=("yaml", "bpf-conformance"), default="yaml", help="what PATH holds (default: yaml cases)"
     )
+    _section_option(runs)
     runs.add_argument("-k", dest="word", metavar="WORD", help="only cases whose FILE::NAME contains WORD")
     runs.add_argument("--json", metavar="FILE", help="write the results to FILE as well")
     runs.add_argument(
@@ -399,19 +439,54 @@ def parser() -> argparse.ArgumentParser:
 
     shows = commands.add_parser("show", help="one case: listing, frame, call trace", allow_abbrev=False)
     shows.add_argument("case", metavar="CASE", help="a case's name, or FILE::CASE")
+    _section_option(shows)
+    _form_option(shows)
     shows.add_argument("--backend", required=True, metavar="NAME", help=names)
     _kernel_options(shows)
     shows.set_defaults(do=show)
 
+    jits = commands.add_parser("jit", help="one program's native code, not run", allow_abbrev=False)
+    jits.add_argument("case", metavar="CASE", help="a case's name, FILE::CASE, or OBJ.o::FUNCTION")
+    _section_option(jits)
+    _form_option(jits)
+    _jit_arguments(jits)
+    jits.set_defaults(do=jit)
+
     verifies = commands.add_parser("verify", help="the verifier's log of every case of a file", allow_abbrev=False)
     verifies.add_argument("file", metavar="FILE", help="a case file, or FILE::CASE")
+    _section_option(verifies)
     verifies.add_argument("--level", type=int, choices=(0, 1, 2), default=2, help="how much the log tells (default: 2)")
     verifies.set_defaults(do=verify)
+    btfs = commands.add_parser("btf", help="the types of an object as C", allow_abbrev=False)
+    btfs.add_argument("file", metavar="FILE", help="an ELF object with a section .BTF, or BTF by itself")
+    btfs.set_defaults(do=btf)
     abis = commands.add_parser("abi", help=abi_command.ABOUT, allow_abbrev=False)
     abi_command.add_arguments(abis)
     abis.set_defaults(do=abi_command.run)
     _linux_commands(commands)
     return top
+
+
+def _section_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--section", metavar="NAME", help="only programs of this section of an object")
+
+
+def _form_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--form", choices=FORMS, default="log", help="insns as the verifier's log has them, or as llvm-objdump"
+    )
+
+
+def _jit_arguments(command: argparse.ArgumentParser) -> None:
+    _arch_option(command)
+    command.add_argument(
+        "--hex", action="store_true", help="the bytes in hex, a line for each architecture, and nothing else"
+    )
+    command.add_argument("--no-bmi2", action="store_true", help="x86-64 without BMI2's shifts")
+    command.add_argument("--no-ibt", action="store_true", help="x86-64 without ENDBR64 landing pads")
+    command.add_argument("--no-lse", action="store_true", help="arm64 with LL/SC in place of LSE atomics")
+    command.add_argument("--no-bti", action="store_true", help="arm64 without BTI landing pads")
+    command.add_argument("--no-pac", action="store_true", help="arm64 without signed return addresses")
 
 
 def _kernel_options(command: argparse.ArgumentParser) -> None:
@@ -482,7 +557,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.do(options))
-    except (InputError, InputRefusedError, UnknownBackendError, CaseError) as error:
+    except (InputError, InputRefusedError, UnknownBackendError, CaseError, OwnFileError) as error:
         print(f"callconv: {error}", file=sys.stderr)  # noqa: T201
         return WRONG_INPUT
     except KeyboardInterrupt:

@@ -79,6 +79,8 @@ class CaseNode(pytest.Collector):
         for backend in _state(self.config)[1]:
             if backend.name in RECORDED and not own:
                 continue
+            if self.case.traced is not None and not (hasattr(backend, "tracer") or self.config.getoption("--backend")):
+                continue
             yield CaseItem.from_parent(self, name=backend.name, case=self.case, backend=backend)
 
 

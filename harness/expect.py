@@ -2,14 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from backends.base import ExpectedPlace
+from backends.base import Entries, ExpectedPlace
 from backends.calls import as_type
 from harness.isa.asm import Assembled
 from harness.isa.ctypes import CInt, CType
+from harness.isa.maps import Map, MapError, check
 from harness.isa.opcodes import MASK64
 from harness.isa.proto import Proto
 from harness.params import Notes
@@ -35,6 +36,7 @@ class Expect:
     msg: tuple[str, ...] = ()
     retval: int | None = None
     memory: bytes | None = None
+    maps: Mapping[str, Entries] = field(default_factory=dict)
     calls: tuple[ExpectedCall, ...] | None = None
     place: tuple[ExpectedPlace, ...] = ()
 
@@ -43,20 +45,31 @@ _AT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*) (0|[1-9][0-9]{0,6})\Z")
 _MEMORY: Final = re.compile(r"\[(\w+)(?: ?\+ ?(\w+))?\]\Z")
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
 _NOT_HEX: Final = re.compile(r"[^0-9a-fA-F ]")
-_ONLY: Final = {"accept": ("retval", "memory", "calls", "place"), "reject": ("at", "rule", "msg")}
+_ONLY: Final = {"accept": ("retval", "memory", "maps", "calls", "place", "linux"), "reject": ("at", "rule", "msg")}
 
 
-def hex_bytes(notes: Notes, path: Path, text: str) -> bytes | None:
+def hex_bytes(notes: Notes, path: Path, text: str, *, key: bool = False) -> bytes | None:
     """Bytes from their hex digits; None where they are none, which is noted."""
     if wrong := _NOT_HEX.search(text):
         line, column = text.count("\n", 0, wrong.start()), wrong.start() - text.rfind("\n", 0, wrong.start()) - 1
-        notes.within(path, line, column, f"{path[-1]}: expected hex digits, found {quoted(wrong.group())}")
+        notes.within(path, line, column, f"{path[-1]}: expected hex digits, found {quoted(wrong.group())}", key=key)
         return None
     try:
         return bytes.fromhex(text)
     except ValueError:
-        notes.at(path, f"{path[-1]}: expected two hex digits a byte")
+        notes.at(path, f"{path[-1]}: expected two hex digits a byte", key=key)
         return None
+
+
+def entries_of(notes: Notes, path: Path, data: Mapping[str, str]) -> Entries | None:
+    """Keys and values from their hex digits, as they are given; None where some are none, which is noted."""
+    rows: list[tuple[bytes, bytes]] = []
+    for key, value in data.items():
+        pair = hex_bytes(notes, (*path, key), key, key=True), hex_bytes(notes, (*path, key), value)
+        if pair[0] is None or pair[1] is None:
+            return None
+        rows.append((pair[0], pair[1]))
+    return tuple(rows)
 
 
 def build_expect(
@@ -83,6 +96,7 @@ def build_expect(
         msg=builder.messages([messages] if isinstance(messages, str) else list(messages)),
         retval=data["retval"] & MASK64 if "retval" in data else None,
         memory=memory,
+        maps=builder.maps(assembled.prog.maps) if assembled else {},
         calls=tuple(builder.calls()) if "calls" in data and protos is not None else None,
         place=tuple(builder.places()) if protos is not None else (),
     )
@@ -105,6 +119,30 @@ class _Builder:
                     self.notes.at(("expect", key), f"{key} goes with verdict: {other} only", key=True)
         if verdict == "reject" and "rule" not in self.data:
             self.notes.at(("expect",), "missing key 'rule': a reject names the rule that is broken")
+
+    def maps(self, known: Sequence[Map]) -> dict[str, Entries]:
+        """What each named map must hold, sorted by key; of an array all of it."""
+        found: dict[str, Entries] = {}
+        for name, data in self.data.get("maps", {}).items():
+            path: Path = ("expect", "maps", name)
+            map_ = next((map_ for map_ in known if map_.name == name), None)
+            if map_ is None:
+                names = [map_.name for map_ in known]
+                hint = suggestion(name, names) or f" (maps: {', '.join(names) or 'none'})"
+                self.notes.at(path, f"there is no map {quoted(name)}{hint}", key=True)
+                continue
+            rows = entries_of(self.notes, path, data)
+            if rows is None:
+                continue
+            try:
+                check(replace(map_, content=rows))
+            except MapError as error:
+                self.notes.at(path, f"{name}: {error}", key=True)
+                continue
+            numbers = (number.to_bytes(4, "little") for number in range(map_.max_entries))
+            zeros = {key: bytes(map_.value_size) for key in numbers} if map_.type == "array" else {}
+            found[name] = tuple(sorted((zeros | dict(rows)).items()))
+        return found
 
     def at(self, assembled: Assembled | None) -> str | None:
         """The insn, as its subprog's name and its number there."""

@@ -1,7 +1,7 @@
 """Listings for people: BPF insns beside native insns, a frame at a call."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.base import FrameView, StackRef, Value
@@ -10,6 +10,8 @@ from harness.isa.disasm import insn_text
 from harness.isa.insn import Hole, Prog
 
 Lines = Mapping[int, str]
+Form = Callable[[Prog, int], str]  # an insn as text
+FORMS: Final = ("log", "objdump")
 NO_LINES: Final[Lines] = {}
 
 
@@ -24,20 +26,41 @@ class Row:
     source: str = ""  # the line of the program's own source that begins here
 
 
-def bpf_rows(prog: Prog, lines: Lines = NO_LINES) -> list[Row]:
+def text_form(name: str) -> Form:
+    """`log`: as the verifier's log writes insns; `objdump`: as llvm-objdump does."""
+    if name == "log":
+        return insn_text
+    from harness.isa.objdump import objdump_text
+
+    return objdump_text
+
+
+def bpf_rows(prog: Prog, lines: Lines = NO_LINES, form: Form = insn_text) -> list[Row]:
     """A program without native code."""
-    rows = (_bpf_row(prog, index, (), lines.get(index, "")) for index in range(len(prog.insns)))
+    rows = (_bpf_row(prog, index, (), lines.get(index, ""), form) for index in range(len(prog.insns)))
     return [row for row in rows if row is not None]
 
 
-def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...], source: str) -> Row | None:
+def _bpf_row(prog: Prog, index: int, native: tuple[tuple[int, str], ...], source: str, form: Form) -> Row | None:
     if isinstance(prog.ops[index], Hole):
         return None
     subprog = prog.subprogs[prog.subprog_of(index)]
-    return Row(subprog.name, index - subprog.start, insn_text(prog, index), native, source)
+    return Row(subprog.name, index - subprog.start, form(prog, index), native, source)
 
 
-def native_rows(image: Image, lines: Lines = NO_LINES) -> list[Row]:
+def listing_lines(rows: Iterable[Row]) -> Iterator[str]:
+    """Rows as lines: a heading for each subprog, a line of the source once."""
+    subprog, source = None, ""
+    for row in rows:
+        if row.subprog != subprog:
+            subprog = row.subprog
+            yield f"\n{subprog}:"
+        yield from row_lines(row if row.source != source else replace(row, source=""))
+        source = row.source or source
+    yield ""
+
+
+def native_rows(image: Image, lines: Lines = NO_LINES, form: Form = insn_text) -> list[Row]:
     """An image beside what it was made of: per function the prologue, then insn by insn; the epilogue is with `exit`."""
     from backends.decode import disassemble
 
@@ -56,7 +79,7 @@ def native_rows(image: Image, lines: Lines = NO_LINES) -> list[Row]:
             origin = image.source.origin[index]
             first = index == 0 or image.source.origin[index - 1] != origin
             source = lines.get(origin, "") if first else ""
-            row = _bpf_row(prog, index, tuple(_between(native, starts[index], stop)), source)
+            row = _bpf_row(prog, index, tuple(_between(native, starts[index], stop)), source, form)
             if row is not None:
                 rows.append(row)
     return rows

@@ -7,7 +7,7 @@ from backends.calls import Body
 from harness.case import Case, CaseError, LoadedFile
 from harness.expect import Expect
 from harness.isa.asm import Assembled
-from harness.isa.elf import MAX_BYTES, ElfError, load_object
+from harness.isa.elf import MAX_BYTES, ElfError, ElfProgram, load_object
 
 SUFFIX: Final = ".o"
 CTX_BYTES: Final = 256  # of zeros, where nobody says what the context holds
@@ -15,32 +15,42 @@ KFUNC_RESULT: Final = 0  # of every kfunc that an object names
 SECTIONS: Final = ("syscall", "syscall.s")  # the program types that there are
 
 
+def read_object(path: Path) -> list[ElfProgram]:
+    """The programs of an object file. Raises ElfError for whatever keeps it from being read."""
+    try:
+        if not path.is_file():
+            raise ElfError("cannot be read: " + ("it is not a file" if path.exists() else "there is no such file"))
+        with path.open("rb") as stream:
+            return load_object(stream.read(MAX_BYTES + 1))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ElfError):
+            raise
+        raise ElfError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def wrong_section(program: ElfProgram) -> str | None:
+    """Why a program cannot be run, where its section says of what type it is."""
+    if program.section in SECTIONS:
+        return None
+    return (
+        f"{program.name}: section {program.section!r} is of no program type that is known here: {', '.join(SECTIONS)}"
+    )
+
+
 def load_objects(path: Path, shown: str) -> LoadedFile:
     """The programs of one object file. Never raises for what the file holds."""
     try:
-        with path.open("rb") as stream:
-            programs = load_object(stream.read(MAX_BYTES + 1))
-    except OSError as error:
-        return LoadedFile((), (CaseError(shown, 1, 1, f"cannot be read: {error.strerror or error}"),))
+        programs = read_object(path)
     except ElfError as error:
         return LoadedFile((), (CaseError(shown, 1, 1, str(error)),))
-    errors = tuple(
-        CaseError(
-            shown,
-            1,
-            1,
-            f"{p.name}: section {p.section!r} is of no program type that is known here: {', '.join(SECTIONS)}",
-        )
-        for p in programs
-        if p.section not in SECTIONS
-    )
+    errors = tuple(CaseError(shown, 1, 1, why) for program in programs if (why := wrong_section(program)))
     cases = (
         Case(
             name=program.name, file=shown, line=1, about=f"Function {program.name} of section {program.section} is accepted.",
             spec=(f"{shown}, section {program.section}",), needs=(), type="syscall", ctx=bytes(CTX_BYTES),
             kfuncs=tuple(Body(proto, KFUNC_RESULT) for proto in program.prog.kfuncs),
             assembled=Assembled(program.prog, ()), expect=Expect("accept"), sources=(),
-            lines={insn: str(line) for insn, line in program.lines.items()},
+            lines={insn: str(line) for insn, line in program.lines.items()}, section=program.section,
         )
         for program in programs
         if program.section in SECTIONS

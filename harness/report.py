@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from backends.base import Answered, Ran, Refused
+from backends.base import Answered, Died, Ran, Refused
 from harness.case import Case, CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
@@ -40,7 +40,7 @@ def record_of(result: Result) -> Record:
         refused = result.outcome
         at = None if refused.insn is None else case.assembled.prog.where(refused.insn)
         record |= {"rule": None, "message": refused.message, "at": at, "errno": refused.errno}
-    elif isinstance(verdict, Rejected) and not isinstance(result.outcome, Ran):
+    elif isinstance(verdict, Rejected) and not isinstance(result.outcome, Ran | Died):
         at = None if verdict.insn is None else case.assembled.prog.where(verdict.insn)
         record |= {"rule": verdict.rule, "message": verdict.message, "at": at, "errno": verdict.errno}
     if isinstance(result.outcome, Answered):

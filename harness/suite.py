@@ -2,11 +2,11 @@
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
-from backends.base import Backend, Job, Outcome, Ran, Referee, Refused, Unsupported
+from backends.base import Backend, Died, Job, Outcome, Ran, Referee, Refused, Unsupported
 from backends.interp import Interpreter
 from harness.case import Case
 from harness.check import (
@@ -45,13 +45,13 @@ class Result:
         """`accept`, `reject`, or None where there was no verdict."""
         if isinstance(self.outcome, Refused):
             return "reject"
-        if isinstance(self.outcome, Ran) and self.outcome.loaded is not None:
+        if isinstance(self.outcome, Ran) and (self.outcome.loaded is not None or self.case.traced is not None):
             return "accept"
         match self.verdict:
             case Accepted():
                 return "accept"
             case Rejected():
-                return "reject"
+                return None if isinstance(self.outcome, Died) else "reject"  # the kernel that died gave none
             case None:
                 return None
             case _:
@@ -77,6 +77,8 @@ class Suite:
         return replace(result, seconds=time.perf_counter() - started)
 
     def _judge(self, case: Case, backend: Backend) -> Result:
+        if case.traced is not None:
+            return self._traced(case, backend)
         missing = [word for word in case.needs if word not in backend.features]
         if missing:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} lacks {', '.join(missing)}")
@@ -98,6 +100,17 @@ class Suite:
                 replace(self._job(case, verdict, reference), detail=True)
             )  # once more, for the report
         return Result(case, backend.name, status, verdict, outcome, reference, mismatches)
+
+    def _traced(self, case: Case, backend: Backend) -> Result:
+        """A trampoline, by back ends that make some."""
+        tracer = getattr(backend, "tracer", None)
+        if tracer is None:
+            return Result(case, backend.name, "skipped", None, reason=f"{backend.name} makes no trampolines")
+        from harness.traced import judge_traced
+
+        assert case.traced is not None
+        outcome, found = judge_traced(case.traced, case.expect, tracer)
+        return Result(case, backend.name, "failed" if found else "passed", None, outcome, mismatches=tuple(found))
 
     def _refereed(self, case: Case, backend: Referee, verdict: Verdict, reference: Ran | None) -> Result:
         """A back end that judges for itself."""
@@ -134,6 +147,14 @@ class Suite:
         verified = verdict.verified if isinstance(verdict, Accepted) else None
         place = case.expect.place
         return Job(case.assembled.prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id)
+
+
+def pairs(cases: Sequence[Case], backends: Sequence[Backend]) -> Iterator[tuple[Case, Backend]]:
+    """What is to be judged: every case on every back end, trampolines where they are made; nothing is left out altogether."""
+    makers = [backend for backend in backends if hasattr(backend, "tracer")] or backends
+    for case in cases:
+        for backend in backends if case.traced is None else makers:
+            yield case, backend
 
 
 def unexecuted(results: Sequence[Result]) -> bool:

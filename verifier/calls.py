@@ -1,6 +1,6 @@
 """Prototypes and arguments: what a callee may be given. SA-V sections 3 and 8."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from harness.isa import opcodes as op
@@ -9,8 +9,20 @@ from harness.isa.ctypes import CInt, CPtr, CStruct, CType
 from harness.isa.insn import CallHelper, CallKfunc, Prog, Subprog
 from harness.isa.proto import Proto
 from verifier import rules
+from verifier.effects import region_rules
 from verifier.scalar import Scalar
-from verifier.state import NOT_INIT, UNKNOWN, CtxPtr, Frame, RegState
+from verifier.state import (
+    NOT_INIT,
+    UNKNOWN,
+    Bytes,
+    CtxPtr,
+    Frame,
+    FramePtr,
+    MapPtr,
+    RegState,
+    State,
+    ValuePtr,
+)  # fmt: skip
 
 
 class Refuse(Protocol):
@@ -94,12 +106,70 @@ def entry_args(subprog: Subprog, refuse: Refuse) -> dict[int, RegState]:
     return args
 
 
-def check_helper(insn: CallHelper, refuse: Refuse) -> RegState:
-    """A helper without arguments; gives its result."""
+def check_helper(insn: CallHelper, state: State, lookup: int, refuse: Refuse) -> RegState:
+    """The arguments of a helper, in order; gives its result. `lookup` is the number of this one, if it is one."""
     helper = HELPERS.get(insn.id)
     if helper is None:
         raise refuse("call-known", f"invalid func unknown#{insn.id}", rules.EINVAL)
-    return UNKNOWN
+    frame = state.top
+    for rule in _helper_rules(helper.proto, frame):
+        if not rule.holds(frame):
+            raise refuse(rule.id, rule.message(), rule.errno)
+    map_ = frame.regs[1]
+    if helper.name != "bpf_map_lookup_elem" or not isinstance(map_, MapPtr):
+        return UNKNOWN
+    index = _known_key(frame.regs[2], state)
+    found = map_.map.type == "array" and index is not None and index < map_.map.max_entries
+    return ValuePtr(map_.map, 0, None, 0 if found else lookup)
+
+
+def _helper_rules(proto: Proto, frame: Frame) -> Iterator[rules.Rule]:
+    """In Linux's order: argument by argument, then the map."""
+    for reg, param in enumerate(proto.params, 1):
+        yield rules.Readable(reg)
+        state, map_ = frame.regs[reg], frame.regs[1]
+        match param.name:
+            case "map":
+                yield rules.HelperMap(reg, state)
+            case "key" | "value" if isinstance(map_, MapPtr):
+                yield rules.HelperMemory(reg, state)
+                size = map_.map.key_size if param.name == "key" else map_.map.value_size
+                yield from (
+                    rule
+                    for rule in region_rules(reg, state, 0, size, is_write=False)
+                    if not isinstance(rule, rules.StackAligned)
+                )
+    if proto.name in MAP_WRITERS and isinstance(map_ := frame.regs[1], MapPtr):
+        yield rules.HelperWrites(map_.map)
+
+
+MAP_WRITERS = ("bpf_map_update_elem", "bpf_map_delete_elem")
+
+
+def helper_reach(proto: Proto, frame: Frame) -> Iterator[FramePtr]:
+    """The pointers into a stack through which a helper reads keys and values."""
+    for reg, param in enumerate(proto.params, 1):
+        state = frame.regs[reg]
+        if param.name in ("key", "value") and isinstance(state, FramePtr):
+            yield state
+
+
+def _known_key(key: RegState, state: State) -> int | None:
+    """An array's key where it is known. Linux kernel/bpf/verifier.c, get_constant_map_key().
+
+    Of a number that was stored in 8 bytes, its upper half is taken for a key with the whole number's value.
+    """
+    if not isinstance(key, FramePtr) or key.var is not None:
+        return None
+    at = key.off % 8
+    slot = state.frames[key.frame].stack.get(key.off - at)
+    if isinstance(slot, Scalar):
+        return slot.value if at == 4 else None
+    if not isinstance(slot, Bytes):
+        return None
+    if slot.zeros >> at & 15 == 15:
+        return 0
+    return slot.spilled[0].value if slot.spilled is not None and at == 0 and slot.spilled[1] == 4 else None
 
 
 def check_kfunc(

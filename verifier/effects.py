@@ -1,6 +1,7 @@
 """Which rules an insn must keep, and what it changes in the running frame; calls and exits are the walk's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from harness.isa import opcodes as op
@@ -31,9 +32,24 @@ from harness.isa.insn import (
     Swap,
     Undefined,
 )  # fmt: skip
+from harness.isa.maps import Map
 from verifier import rules
 from verifier.scalar import Scalar, alu
-from verifier.state import NOT_INIT, UNKNOWN, CtxPtr, Frame, FramePtr, Pointer, RegState, State
+from verifier.state import (
+    NOT_INIT,
+    STACK_BYTES,
+    UNKNOWN,
+    Bytes,
+    CtxPtr,
+    Frame,
+    FramePtr,
+    MapPtr,
+    Pointer,
+    Region,
+    RegState,
+    State,
+    ValuePtr,
+)  # fmt: skip
 
 
 def source(frame: Frame, src: Src) -> RegState:
@@ -94,7 +110,7 @@ def _atomic_rules(insn: Atomic | LoadAcquire | StoreRelease, frame: Frame) -> It
         yield rules.Readable(insn.base)
         yield rules.AtomicMemory(insn.base, base, is_load=True)
         yield rules.Writable(insn.dst)
-        yield from _access_rules(insn.base, base, insn.off, size, is_write=False)
+        yield from _access_rules(insn.base, base, insn.off, size, is_write=False, is_atomic=True)
         return
     yield from _readable(insn.src, insn.base)
     if isinstance(insn, Atomic) and insn.op is op.CMPXCHG:
@@ -103,8 +119,8 @@ def _atomic_rules(insn: Atomic | LoadAcquire | StoreRelease, frame: Frame) -> It
     if isinstance(insn, Atomic):
         if insn.op.fetch and insn.op is not op.CMPXCHG:
             yield rules.Writable(insn.src)
-        yield from _access_rules(insn.base, base, insn.off, size, is_write=False)
-    yield from _access_rules(insn.base, base, insn.off, size, is_write=True)
+        yield from _access_rules(insn.base, base, insn.off, size, is_write=False, is_atomic=True)
+    yield from _access_rules(insn.base, base, insn.off, size, is_write=True, is_atomic=True)
 
 
 def _alu_rules(insn: Alu, frame: Frame) -> Iterator[rules.Rule]:
@@ -120,18 +136,44 @@ def _alu_rules(insn: Alu, frame: Frame) -> Iterator[rules.Rule]:
     yield rules.PointerReach(insn.op, insn.bits, frame.regs[insn.dst], source(frame, insn.src))
 
 
-def _access_rules(reg: int, base: RegState, off: int, size: int, *, is_write: bool) -> Iterator[rules.Rule]:
+def _access_rules(
+    reg: int, base: RegState, off: int, size: int, *, is_write: bool, is_atomic: bool = False
+) -> Iterator[rules.Rule]:
     yield rules.PointerAccess(reg, base)
+    yield from region_rules(reg, base, off, size, is_write=is_write, is_atomic=is_atomic)
+
+
+def region_rules(
+    reg: int, base: RegState, off: int, size: int, *, is_write: bool, is_atomic: bool = False
+) -> Iterator[rules.Rule]:
+    """What must hold of an access to the memory behind a pointer."""
     if isinstance(base, FramePtr):
         yield rules.StackAligned(base, off, size)
-        bounds = rules.StackBounds if base.var is None else rules.VariableStackBounds
+        known = rules.StackEnd if -STACK_BYTES <= base.off + off < 0 else rules.StackBounds
+        bounds = known if base.var is None else rules.VariableStackBounds
         yield bounds(reg, base, off, size, is_write)
     elif isinstance(base, CtxPtr):
         yield rules.CtxBounds(reg, base, off, size)
+    elif isinstance(base, ValuePtr):
+        if is_atomic:
+            yield rules.ValueAligned(base, off, size)
+        if is_write:
+            yield rules.MapWritable(base, off, size)
+        yield rules.ValueBounds(reg, base, off, size)
 
 
-def effect(insn: Op, state: State) -> int | None:
-    """Applies an insn that stays in its function; gives the register that it wrote, if any."""
+def _constant(insn: LdImm64, maps: Sequence[Map]) -> RegState:
+    match insn.pseudo:
+        case op.MAP_INDEX:
+            return MapPtr(maps[insn.value & op.MASK32])
+        case op.MAP_INDEX_VALUE:
+            return ValuePtr(maps[insn.value & op.MASK32], insn.value >> 32)
+        case _:
+            return Scalar.const(insn.value)
+
+
+def effect(insn: Op, state: State, maps: Sequence[Map] = ()) -> int | None:
+    """Applies an insn that stays in its function; gives the register that it wrote, if any. `maps` are the program's."""
     frame = state.top
     match insn:
         case Alu():
@@ -141,7 +183,7 @@ def effect(insn: Op, state: State) -> int | None:
             frame.regs[insn.dst] = _swapped(insn, frame.regs[insn.dst])
             return insn.dst
         case LdImm64():
-            frame.regs[insn.dst] = Scalar.const(insn.value)
+            frame.regs[insn.dst] = _constant(insn, maps)
             return insn.dst
         case Load() | LoadAcquire():
             frame.regs[insn.dst] = _load(state, frame.regs[insn.base], insn)
@@ -206,18 +248,20 @@ def _pointer_alu(insn: Alu, dst: RegState, src: RegState) -> RegState:
     pointer, number = (dst, src) if isinstance(dst, Pointer) else (src, dst)
     if insn.bits == 32 or insn.op not in (op.ADD, op.SUB) or not isinstance(number, Scalar):
         return Scalar.unknown(32).extended() if insn.bits == 32 else UNKNOWN
-    assert isinstance(pointer, FramePtr | CtxPtr)
+    if isinstance(pointer, MapPtr):
+        return pointer
+    assert isinstance(pointer, FramePtr | CtxPtr | ValuePtr)
     return moved(pointer, number if insn.op is op.ADD else alu(op.NEG, number, number))
 
 
-def moved(pointer: FramePtr | CtxPtr, by: Scalar) -> FramePtr | CtxPtr:
+def moved(pointer: Region, by: Scalar) -> Region:
     """The pointer plus a number."""
     var, off = pointer.var, pointer.off
     if by.value is not None and abs(by.smin) < 1 << 29 and abs(off + by.smin) < 1 << 29:
         off += by.smin
     else:
         var = by if var is None else alu(op.ADD, var, by)
-    return FramePtr(pointer.frame, off, var) if isinstance(pointer, FramePtr) else CtxPtr(off, var)
+    return replace(pointer, off=off, var=var)
 
 
 def _load(state: State, base: RegState, insn: Load | LoadAcquire | Atomic) -> RegState:
@@ -231,12 +275,20 @@ def _load(state: State, base: RegState, insn: Load | LoadAcquire | Atomic) -> Re
 def _plain_load(state: State, base: RegState, insn: Load | LoadAcquire | Atomic) -> RegState:
     size = insn.size.bytes
     anything = Scalar.unknown(size * 8).extended()
+    if isinstance(base, ValuePtr) and base.map.is_constant:
+        offset = rules.whole_offset(base).value
+        if offset is None or not isinstance(insn, Load):
+            return anything
+        raw = base.map.value(0)[offset + insn.off :][:size]
+        return Scalar.const(int.from_bytes(raw, "little")) if base.map.max_entries == 1 else anything
     if not isinstance(base, FramePtr) or base.var is not None:
         return anything
     at = base.off + insn.off
     whole = state.frames[base.frame].stack.get(at // 8 * 8)
     if whole is None:
         return anything
+    if isinstance(whole, Bytes):
+        return _part(whole, at % 8, size) or anything
     if size == 8:
         return whole
     if at % 8 == 0 and isinstance(whole, Scalar):
@@ -251,6 +303,34 @@ def _store(state: State, base: RegState, insn: Store | StoreRelease | Atomic, va
     low, high = rules.reach(base, insn.off)
     if base.var is None and size == 8:
         stack[low] = value
-        return
-    for slot in range(low // 8 * 8, high + size, 8):
+    elif base.var is None:
+        _store_part(stack, low, size, value)
+    else:
+        for slot in range(low // 8 * 8, high + size, 8):
+            stack.pop(slot, None)
+
+
+def _part(slot: Bytes, at: int, size: int) -> Scalar | None:
+    """What `size` bytes from byte `at` of a slot are known to hold."""
+    wanted = (1 << size) - 1 << at
+    if slot.zeros & wanted == wanted:
+        return Scalar.const(0)
+    if slot.spilled is not None and at == 0 and size <= slot.spilled[1]:
+        return slot.spilled[0].low(size * 8).extended()
+    return None
+
+
+def _store_part(stack: dict[int, RegState | Bytes], low: int, size: int, value: RegState) -> None:
+    """Fewer than 8 bytes, within one slot: zeros are kept byte by byte, a number at the slot's lowest address as it is."""
+    at, slot = low % 8, low // 8 * 8
+    old = stack.get(slot)
+    written = (1 << size) - 1 << at
+    zeros = old.zeros & ~written if isinstance(old, Bytes) else 0
+    number = value.low(size * 8) if isinstance(value, Scalar) else None
+    spilled = (number, size) if number is not None and at == 0 else None
+    if number is not None and at and number.value == 0:
+        zeros |= written
+    if zeros or spilled:
+        stack[slot] = Bytes(zeros, spilled)
+    else:
         stack.pop(slot, None)

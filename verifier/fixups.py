@@ -104,7 +104,7 @@ class _Rewriter:
             for s, start, end in zip(self.prog.subprogs, self.entry_of, ends, strict=False)
         )
         extra = tuple(COUNTER_BYTES if counter else 0 for counter in self.counters)
-        return Prog(tuple(self.insns), subprogs, self.prog.kfuncs), tuple(self.origin), extra
+        return Prog(tuple(self.insns), subprogs, self.prog.kfuncs, self.prog.maps), tuple(self.origin), extra
 
     def _subprog(self, index: int, subprog: Subprog) -> None:
         ops = self.prog.ops[subprog.start : subprog.end]

@@ -1,14 +1,30 @@
 """A class per rule: id, error, what must hold, and Linux's words where it does not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 from harness.isa import opcodes as op
 from harness.isa.insn import Insn, LdImm64, Undefined, is_stack_arg_load, is_stack_arg_store
+from harness.isa.maps import Map
+from harness.isa.opcodes import signed
 from verifier.scalar import Scalar, alu
-from verifier.state import MAX_CTX_OFF, STACK_BYTES, CtxPtr, Frame, FramePtr, NotInit, Pointer, RegState, type_word
+from verifier.state import (
+    MAX_CTX_OFF,
+    STACK_BYTES,
+    CtxPtr,
+    Frame,
+    FramePtr,
+    MapPtr,
+    NotInit,
+    Pointer,
+    Region,
+    RegState,
+    ValuePtr,
+    type_word,
+)  # fmt: skip
 
-EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO = 22, 13, 14, 7, 9, 2, 71
+EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO, ENOTSUPP = 22, 13, 14, 7, 9, 2, 71, 524
 MAX_VAR_OFF: Final = 1 << 29  # Linux include/linux/bpf_verifier.h, BPF_MAX_VAR_OFF
 MAX_SLOTS: Final = op.MAX_STACK_ARGS
 
@@ -152,8 +168,8 @@ class PointerAccess:
     state: RegState
 
     def holds(self, frame: Frame) -> bool:
-        """The base is a pointer."""
-        return isinstance(self.state, FramePtr | CtxPtr)
+        """The base is a pointer, and not NULL. Linux also lets a program read the fields of a map, which nobody has here."""
+        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
 
     def message(self) -> str:
         """Linux's words."""
@@ -241,6 +257,13 @@ class StackBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class StackEnd(StackBounds):
+    """An access that begins below R10 ends there too, which only one that is not aligned can fail to do."""
+
+    errno: ClassVar[int] = EINVAL
+
+
+@dataclass(frozen=True, slots=True)
 class VariableStackBounds:
     """An access at an unknown offset stays there for every value of it. Linux, check_stack_access_within_bounds()."""
 
@@ -265,15 +288,67 @@ class VariableStackBounds:
 
 
 @dataclass(frozen=True, slots=True)
-class CtxBounds:
-    """An access to a syscall prog's context lies in its largest size, aligned or not. Linux 7.2, check_mem_region_access()."""
+class ValueAligned:
+    """An atomic access to a map's value is a multiple of its size. Linux kernel/bpf/verifier.c, check_ptr_alignment()."""
 
-    id: ClassVar[str] = "ctx-bounds"
+    id: ClassVar[str] = "map-align"
     errno: ClassVar[int] = EACCES
-    reg: int
-    base: CtxPtr
+    base: ValuePtr
     off: int
     size: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It is, whatever the unknown part."""
+        tnum = whole_offset(self.base).tnum
+        return (tnum.value + self.off) % self.size == 0 and tnum.mask % self.size == 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        tnum = whole_offset(self.base).tnum
+        moved = f"({tnum.value:#x}; {tnum.mask:#x})" if tnum.mask else f"{tnum.value:#x}" if tnum.value else "0"
+        return f"misaligned value access off {moved}+{self.off} size {self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class MapWritable:
+    """A map that programs may only read is not written. Linux kernel/bpf/verifier.c, check_map_access_type()."""
+
+    id: ClassVar[str] = "map-read-only"
+    errno: ClassVar[int] = EACCES
+    base: ValuePtr
+    off: int
+    size: int
+
+    def holds(self, frame: Frame) -> bool:
+        """It may be written."""
+        return not self.base.map.rdonly
+
+    def message(self) -> str:
+        """Linux's words."""
+        at = signed(whole_offset(self.base).tnum.value + self.off, 32)
+        return f"write into map forbidden, value_size={self.base.map.value_size} off={at} size={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """An access to memory of a known size lies within it, aligned or not. Linux 7.2, check_mem_region_access()."""
+
+    id: ClassVar[str]
+    errno: ClassVar[int] = EACCES
+    reg: int
+    base: CtxPtr | ValuePtr
+    off: int
+    size: int
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the memory."""
+        raise NotImplementedError
+
+    @property
+    def words(self) -> str:
+        """How Linux names it."""
+        raise NotImplementedError
 
     def holds(self, frame: Frame) -> bool:
         """It does, wherever the pointer may be."""
@@ -298,10 +373,45 @@ class CtxBounds:
         return None
 
     def _inside(self, at: int) -> bool:
-        return at >= 0 and at + self.size <= MAX_CTX_OFF
+        return at >= 0 and at + self.size <= self.limit
 
     def _outside(self, at: int) -> str:
-        return f"invalid access to context, ctx_size={MAX_CTX_OFF} off={at} size={self.size}"
+        return f"invalid access to {self.words}={self.limit} off={at} size={self.size}"
+
+
+@dataclass(frozen=True, slots=True)
+class CtxBounds(Bounds):
+    """An access to a syscall prog's context lies in its largest size."""
+
+    id: ClassVar[str] = "ctx-bounds"
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the largest context."""
+        return MAX_CTX_OFF
+
+    @property
+    def words(self) -> str:
+        """How Linux names it."""
+        return "context, ctx_size"
+
+
+@dataclass(frozen=True, slots=True)
+class ValueBounds(Bounds):
+    """An access to a map's value lies in it."""
+
+    id: ClassVar[str] = "map-bounds"
+
+    @property
+    def limit(self) -> int:
+        """Bytes of a value."""
+        assert isinstance(self.base, ValuePtr)
+        return self.base.map.value_size
+
+    @property
+    def words(self) -> str:
+        """How Linux names it."""
+        return "map value, value_size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +477,8 @@ class PointerArithmetic:
             return f"R{self.reg} pointer {self.row.symbol} pointer prohibited"
         if self.bits == 32:
             return None if self.row is op.SUB and dst else f"R{self.reg} 32-bit pointer arithmetic prohibited"
+        if (refusal := self._immovable(self.dst if dst else self.src, self.src if dst else self.dst)) is not None:
+            return refusal
         if self.row is op.SUB and isinstance(self.dst, FramePtr):
             return f"R{self.reg} subtraction from stack pointer prohibited"
         if self.row is op.ADD or (self.row is op.SUB and dst):
@@ -376,6 +488,14 @@ class PointerArithmetic:
         if self.row in (op.AND, op.OR, op.XOR):
             return f"R{self.reg} bitwise operator {self.row.symbol} on pointer prohibited"
         return f"R{self.reg} pointer arithmetic with {self.row.symbol} operator prohibited"
+
+    def _immovable(self, pointer: RegState, number: RegState) -> str | None:
+        """Pointers that know no arithmetic at all, adding 0 to a map apart."""
+        words = f"R{self.reg} pointer arithmetic on {type_word(pointer)} prohibited"
+        if isinstance(pointer, ValuePtr) and pointer.lookup:
+            return f"{words}, null-check it first"
+        nothing = self.row is op.ADD and number == Scalar.const(0)
+        return words if isinstance(pointer, MapPtr) and not nothing else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +520,7 @@ class PointerReach:
     def _refusal(self) -> str | None:
         moves = self.bits == 64 and self.row in (op.ADD, op.SUB)
         pointer, number = (self.dst, self.src) if isinstance(self.dst, Pointer) else (self.src, self.dst)
-        if not moves or not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr):
+        if not moves or not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr | ValuePtr):
             return None
         word = type_word(pointer)
         if number.value is not None and abs(number.smin) >= MAX_VAR_OFF:
@@ -440,8 +560,8 @@ class KfuncPointer:
     state: RegState
 
     def holds(self, frame: Frame) -> bool:
-        """It is a pointer to stack or context."""
-        return isinstance(self.state, FramePtr | CtxPtr)
+        """It is a pointer to stack, context or a map's value."""
+        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
 
     def message(self) -> str:
         """Linux's words."""
@@ -464,7 +584,63 @@ class NoStackPointerBack:
         return "cannot return stack pointer to the caller"
 
 
-def whole_offset(base: FramePtr | CtxPtr) -> Scalar:
+MEM_TYPES: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_, ctx"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperMap:
+    """A helper's map parameter is given a map. Linux kernel/bpf/verifier.c, check_reg_type()."""
+
+    id: ClassVar[str] = "helper-arg"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is one."""
+        return isinstance(self.state, MapPtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"R{self.reg} type={type_word(self.state)} expected=map_ptr"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperMemory:
+    """A helper's key or value is memory of the program. Linux kernel/bpf/verifier.c, check_reg_type()."""
+
+    id: ClassVar[str] = "helper-arg"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is."""
+        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"R{self.reg} type={type_word(self.state)} expected={MEM_TYPES}"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperWrites:
+    """No helper writes a map that programs may only read. Linux kernel/bpf/verifier.c, record_func_map()."""
+
+    id: ClassVar[str] = "map-read-only"
+    errno: ClassVar[int] = EACCES
+    map: Map
+
+    def holds(self, frame: Frame) -> bool:
+        """It may be written."""
+        return not self.map.rdonly
+
+    def message(self) -> str:
+        """Linux's words."""
+        return "write into map forbidden"
+
+
+def whole_offset(base: Region) -> Scalar:
     """How far a pointer is from its region's start (R10 for a stack), known part and unknown part together."""
     known = Scalar.const(base.off)
     return known if base.var is None else alu(op.ADD, base.var, known)
@@ -537,6 +713,22 @@ def undefined_message(undefined: Undefined) -> tuple[str, str]:
     elif cls == op.JMP_CLASS.code and code == op.JCOND_CODE:
         return "reserved-field", f"invalid may_goto imm {insn.imm}"
     return "reserved-field", f"{name} uses reserved fields"
+
+
+def map_constant(insn: LdImm64, maps: Sequence[Map]) -> tuple[str, int] | None:
+    """Linux's words and errno for a constant that stands for a map or its value; None where nothing is wrong with it."""
+    number, off = insn.value & op.MASK32, insn.value >> 32
+    if number >= len(maps):
+        return f"fd_idx {number} is of no map", EBADF
+    map_ = maps[number]
+    if insn.pseudo == op.MAP_INDEX:
+        return ("unrecognized bpf_ld_imm64 insn", EINVAL) if off else None
+    if map_.type != "array":
+        return "no direct value access support for this map type", EINVAL
+    words = f"invalid access to map value pointer, value_size={map_.value_size} off={off}"
+    if map_.max_entries != 1:
+        return words, ENOTSUPP
+    return (words, EINVAL) if off >= map_.value_size else None
 
 
 def unknown_constant(insn: LdImm64, *, has_btf: bool) -> tuple[str, int]:

@@ -1,9 +1,11 @@
 """What the verifier knows at one insn: registers, stack and stack arguments of every frame."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from harness.isa import opcodes as op
+from harness.isa.maps import Map
 from verifier.scalar import Scalar
 
 STACK_BYTES: Final = 512  # of one frame. Linux include/linux/filter.h, MAX_BPF_STACK
@@ -33,8 +35,40 @@ class CtxPtr:
     var: Scalar | None = None
 
 
-Pointer = FramePtr | CtxPtr
-RegState = NotInit | Scalar | FramePtr | CtxPtr
+@dataclass(frozen=True, slots=True)
+class MapPtr:
+    """A map itself."""
+
+    map: Map
+
+
+@dataclass(frozen=True, slots=True)
+class ValuePtr:
+    """A value of a map plus `off` bytes, plus an unknown number where `var` is given.
+
+    `lookup` is not 0 until it is known whether the lookup of that number found a value: the pointer may be NULL.
+    """
+
+    map: Map
+    off: int
+    var: Scalar | None = None
+    lookup: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """A slot of the stack that was written in parts: bit `i` of `zeros` is set where byte `i` is 0.
+
+    `spilled`: a number stored in fewer than 8 bytes at the slot's lowest address, and how many.
+    """
+
+    zeros: int
+    spilled: tuple[Scalar, int] | None = None
+
+
+Region = FramePtr | CtxPtr | ValuePtr
+Pointer = FramePtr | CtxPtr | ValuePtr | MapPtr
+RegState = NotInit | Scalar | FramePtr | CtxPtr | ValuePtr | MapPtr
 NOT_INIT: Final = NotInit()
 UNKNOWN: Final = Scalar.unknown()
 MISC: Final[RegState] = UNKNOWN  # stack bytes: anything, read by a privileged program as an unknown number
@@ -52,7 +86,7 @@ class Frame:
     subprog: int
     return_to: int
     regs: list[RegState] = field(default_factory=list)
-    stack: dict[int, RegState] = field(default_factory=dict)
+    stack: dict[int, RegState | Bytes] = field(default_factory=dict)
     slots: list[RegState] = field(default_factory=list)
     no_stack_arg_load: bool = False
 
@@ -92,14 +126,60 @@ def reg_within(new: RegState, old: RegState) -> bool:
             return True
         case Scalar():
             return isinstance(new, Scalar) and new.within(old)
-        case FramePtr() | CtxPtr():
-            if type(new) is not type(old) or (new.var is None) != (old.var is None):
+        case MapPtr():
+            return new == old
+        case FramePtr() | CtxPtr() | ValuePtr():
+            if not isinstance(new, FramePtr | CtxPtr | ValuePtr) or (new.var is None) != (old.var is None):
                 return False
-            same = isinstance(new, CtxPtr) or (isinstance(old, FramePtr) and new.frame == old.frame)
             inside = old.var is None or (new.var is not None and new.var.within(old.var))
-            return same and new.off == old.off and inside
+            return _same_region(new, old) and new.off == old.off and inside
         case _:
             assert_never(old)
+
+
+def _same_region(new: Region, old: Region) -> bool:
+    match new, old:
+        case FramePtr(), FramePtr():
+            return new.frame == old.frame
+        case CtxPtr(), CtxPtr():
+            return True
+        case ValuePtr(), ValuePtr():  # that equal lookups stay equal is for lookups_within() to say
+            return new.map == old.map and bool(new.lookup) == bool(old.lookup)
+        case _:
+            return False
+
+
+def slot_within(new: RegState | Bytes, old: RegState | Bytes) -> bool:
+    """The same for a slot of the stack."""
+    if isinstance(old, Bytes) or isinstance(new, Bytes):
+        return new == old or (isinstance(new, Bytes) and old == UNKNOWN)
+    return reg_within(new, old)
+
+
+def lookups_within(pairs: Iterable[tuple[object, object]]) -> bool:
+    """Whether (old, new) values name lookups alike: one check for NULL tells the same things on both paths."""
+    forward: dict[int, int] = {}
+    back: dict[int, int] = {}
+    return all(
+        forward.setdefault(old.lookup, new.lookup) == new.lookup
+        and back.setdefault(new.lookup, old.lookup) == old.lookup
+        for old, new in pairs
+        if isinstance(old, ValuePtr) and isinstance(new, ValuePtr) and old.lookup
+    )
+
+
+def decided(state: "State", lookup: int, *, found: bool) -> None:
+    """What a lookup gave is known: every pointer from it is one to a value, or 0."""
+
+    def now(value: RegState) -> RegState:
+        if not isinstance(value, ValuePtr) or value.lookup != lookup:
+            return value
+        return replace(value, lookup=0) if found else Scalar.const(0)
+
+    for frame in state.frames:
+        frame.regs = [now(reg) for reg in frame.regs]
+        frame.slots = [now(slot) for slot in frame.slots]
+        frame.stack = {at: value if isinstance(value, Bytes) else now(value) for at, value in frame.stack.items()}
 
 
 def reg_text(reg: RegState) -> str:
@@ -113,8 +193,18 @@ def reg_text(reg: RegState) -> str:
             return f"fp[{reg.frame}]{reg.off:+}" if reg.off else f"fp[{reg.frame}]0"
         case CtxPtr():
             return f"ctx(off={reg.off})" if reg.off else "ctx()"
+        case MapPtr():
+            return f"map_ptr({_map_text(reg.map)})"
+        case ValuePtr():
+            parts = [f"id={reg.lookup}"] if reg.lookup else []
+            parts += [f"imm={reg.off}"] if reg.off and reg.var is None else []
+            return f"{type_word(reg)}({','.join([*parts, _map_text(reg.map)])})"
         case _:
             assert_never(reg)
+
+
+def _map_text(map_: Map) -> str:
+    return f"map={map_.name},ks={map_.key_size},vs={map_.value_size}"
 
 
 def _scalar_text(scalar: Scalar) -> str:
@@ -141,5 +231,9 @@ def type_word(reg: RegState) -> str:
             return "fp"
         case CtxPtr():
             return "ctx"
+        case MapPtr():
+            return "map_ptr"
+        case ValuePtr():
+            return "map_value_or_null" if reg.lookup else "map_value"
         case _:
             assert_never(reg)

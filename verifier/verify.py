@@ -1,10 +1,11 @@
 """Walks every path of a program, applies the rules, and says accept or reject. The package's entry point."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from harness.isa import opcodes as op
+from harness.isa.calls import HELPERS
 from harness.isa.ctypes import CInt, CPtr
 from harness.isa.insn import (
     Atomic,
@@ -31,7 +32,16 @@ from harness.isa.insn import (
 from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts, Verified
 from verifier import cfg, fixups, rules
-from verifier.calls import callee_params, check_helper, check_kfunc, check_protos, entry_args, prepared, unreliable_args
+from verifier.calls import (
+    callee_params,
+    check_helper,
+    check_kfunc,
+    check_protos,
+    entry_args,
+    helper_reach,
+    prepared,
+    unreliable_args,
+)  # fmt: skip
 from verifier.effects import effect, requirements, source
 from verifier.log import Log
 from verifier.scalar import Scalar, branch
@@ -43,11 +53,16 @@ from verifier.state import (
     CtxPtr,
     Frame,
     FramePtr,
+    MapPtr,
     Pointer,
     RegState,
     State,
+    ValuePtr,
+    decided,
     entry_frame,
+    lookups_within,
     reg_within,
+    slot_within,
 )  # fmt: skip
 from verifier.verdict import Accepted, Refusal, Rejected, Stats, Verdict
 
@@ -99,6 +114,7 @@ class Verifier:
         self._prog = prog
         self._log = Log(prog, self.log_level)
         self._processed = 0
+        self._lookups = 0
         self._incoming = tuple(self.incoming_slots(index, prog.subprogs[index]) for index in range(count))
         self._depth = [0] * count  # bytes below R10
         self._stored = [0] * count  # highest outgoing slot stored, plus 1
@@ -135,7 +151,10 @@ class Verifier:
                 raise Refusal("r11-form", f"R{register} is invalid", rules.EINVAL, index)
             if isinstance(typed, CallReg):
                 raise Refusal("opcode-known", f"unknown opcode {insn.opcode:02x}", rules.EINVAL, index)
-            if isinstance(typed, LdImm64) and typed.pseudo:
+            if isinstance(typed, LdImm64) and typed.pseudo in (op.MAP_INDEX, op.MAP_INDEX_VALUE) and self._prog.maps:
+                if (wrong := rules.map_constant(typed, self._prog.maps)) is not None:
+                    raise Refusal("constant-known", *wrong, index)
+            elif isinstance(typed, LdImm64) and typed.pseudo:
                 has_btf = any(subprog.proto for subprog in self._prog.subprogs)
                 raise Refusal("constant-known", *rules.unknown_constant(typed, has_btf=has_btf), index)
             if isinstance(typed, Undefined):
@@ -220,7 +239,7 @@ class Verifier:
                 return self._call(at, insn, state)
             case _:
                 self._note_access(insn, state)
-                written = effect(insn, state)
+                written = effect(insn, state, self._prog.maps)
                 self._log.insn(at, state, written)
                 return at + (2 if isinstance(insn, LdImm64) else 1)
 
@@ -236,8 +255,11 @@ class Verifier:
         elif isinstance(insn, Load | Store | Atomic | LoadAcquire | StoreRelease):
             base = frame.regs[insn.base]
             if isinstance(base, FramePtr):
-                owner = state.frames[base.frame].subprog
-                self._depth[owner] = max(self._depth[owner], -rules.reach(base, insn.off)[0])
+                self._note_depth(state, base, insn.off)
+
+    def _note_depth(self, state: State, base: FramePtr, off: int) -> None:
+        owner = state.frames[base.frame].subprog
+        self._depth[owner] = max(self._depth[owner], -rules.reach(base, off)[0])
 
     # --- control flow
 
@@ -247,10 +269,19 @@ class Verifier:
         left, right = frame.regs[insn.dst], source(frame, insn.src)
         self._log.insn(at, state, None)
         if not (isinstance(left, Scalar) and isinstance(right, Scalar)):
+            if (lookup := _null_check(insn, left, right)) is not None:
+                other = state.copy()
+                self.decide(other, lookup, found=insn.op is op.JNE)
+                self._put_aside(taken, other, pending)
+                self.decide(state, lookup, found=insn.op is op.JEQ)
+                return fall
             known = _pointer_branch(insn, left, right)
             if known is not None:
                 return taken if known else fall
-            self._put_aside(taken, state.copy(), pending)
+            other = state.copy()
+            if insn.bits == 64 and insn.op in (op.JEQ, op.JNE):
+                _equal_pointers(insn, left, right, other if insn.op is op.JEQ else state)
+            self._put_aside(taken, other, pending)
             return fall
         arms = [self._refined(insn, left, right, choice) for choice in (True, False)]
         if arms[0] and arms[1]:
@@ -261,6 +292,10 @@ class Verifier:
         assert arms[0] is not None, "one arm of a branch can always be"
         _with(state, insn, *arms[0])
         return taken
+
+    def decide(self, state: State, lookup: int, *, found: bool) -> None:
+        """A lookup's result was compared with NULL."""
+        decided(state, lookup, found=found)
 
     def _refined(self, insn: Branch, left: Scalar, right: Scalar, taken: bool) -> tuple[Scalar, Scalar] | None:
         if insn.bits == 64:
@@ -315,7 +350,11 @@ class Verifier:
             frame.no_stack_arg_load = True
         match insn:
             case CallHelper():
-                self.after_call(frame, check_helper(insn, Refusal))
+                self._lookups += 1
+                result = check_helper(insn, state, self._lookups, Refusal)
+                for base in helper_reach(HELPERS[insn.id].proto, frame):
+                    self._note_depth(state, base, 0)
+                self.after_call(frame, result)
             case CallKfunc():
                 proto = check_kfunc(self._prog, insn, frame, self.check_slots, Refusal)
                 self._need(frame.subprog, len(proto.params))
@@ -394,8 +433,13 @@ class Verifier:
         """Whether every frame of `new` is within that of `old`: what was safe there is safe here. SA-V-50."""
         if len(old.frames) != len(new.frames):
             return False
-        pairs = zip(old.frames, new.frames, strict=True)
-        return all(self.frame_covered(before, after) for before, after in pairs)
+        pairs = list(zip(old.frames, new.frames, strict=True))
+        held = (pair for before, after in pairs for pair in _held(before, after))
+        return all(self.frame_covered(before, after) for before, after in pairs) and self.lookups_covered(held)
+
+    def lookups_covered(self, held: Iterable[tuple[object, object]]) -> bool:
+        """What came from one lookup there comes from one here."""
+        return lookups_within(held)
 
     def frame_covered(self, old: Frame, new: Frame) -> bool:
         """One frame: the same call, registers, stack, stack arguments, and the ordering flag."""
@@ -403,7 +447,7 @@ class Verifier:
             (old.subprog, old.return_to) == (new.subprog, new.return_to)
             and self.order_covered(old, new)
             and all(reg_within(after, before) for before, after in zip(old.regs, new.regs, strict=True))
-            and all(reg_within(new.stack.get(at, UNKNOWN), before) for at, before in old.stack.items())
+            and all(slot_within(new.stack.get(at, UNKNOWN), before) for at, before in old.stack.items())
             and self.slots_covered(old, new)
         )
 
@@ -441,10 +485,36 @@ class Verifier:
                 raise Refusal("stack-arg-store-used", text, rules.EINVAL)
 
 
+def _held(old: Frame, new: Frame) -> Iterator[tuple[object, object]]:
+    """What two frames hold in the same places."""
+    yield from zip(old.regs, new.regs, strict=True)
+    yield from zip(old.slots, new.slots, strict=False)
+    yield from ((value, new.stack.get(at)) for at, value in old.stack.items())
+
+
+def _null_check(insn: Branch, left: RegState, right: RegState) -> int | None:
+    """The lookup that a comparison with 0 decides. Linux kernel/bpf/verifier.c, check_cond_jmp_op()."""
+    checks = insn.bits == 64 and insn.op in (op.JEQ, op.JNE) and right == Scalar.const(0)
+    return left.lookup if checks and isinstance(left, ValuePtr) and left.lookup else None
+
+
+def _equal_pointers(insn: Branch, left: RegState, right: RegState, state: State) -> None:
+    """Where a register is equal to a pointer that is not NULL, what it has was found; its copies are not told."""
+    for reg, value, other in ((insn.dst, left, right), (insn.src.n if isinstance(insn.src, Reg) else 0, right, left)):
+        if isinstance(value, ValuePtr) and value.lookup and _never_null(other):
+            state.top.regs[reg] = replace(value, lookup=0)
+
+
+def _never_null(value: RegState) -> bool:
+    """Pointers of which Linux says so. Linux kernel/bpf/verifier.c, reg_not_null()."""
+    return isinstance(value, MapPtr) or (isinstance(value, ValuePtr) and not value.lookup)
+
+
 def _pointer_branch(insn: Branch, left: RegState, right: RegState) -> bool | None:
     """A pointer compared with 0 for equality: pointers to stack and context are never NULL."""
     zero = Scalar.const(0)
-    plain = isinstance(left, Pointer) and left.var is None and insn.bits == 64 and right == zero
+    plain = isinstance(left, Pointer) and insn.bits == 64 and right == zero
+    plain = plain and (left.var is None if isinstance(left, FramePtr | CtxPtr) else _never_null(left))
     if plain and insn.op in (op.JEQ, op.JNE):
         return insn.op is op.JNE
     return None

@@ -1,17 +1,19 @@
 """One program put to a running kernel: loaded, run once, read back; everything it said, as plain data."""
 
+import errno
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from backends.base import Job
+from backends.base import Entries, Job
 from backends.linux import bpf
 from backends.linux.syscalls import Done, Kernel, Syscall, close
 from harness.isa import btf
 from harness.isa.ctypes import CInt, CPtr, CVoid, Param
-from harness.isa.insn import CallKfunc, Prog, Subprog
+from harness.isa.insn import CallKfunc, LdImm64, Prog, Subprog
+from harness.isa.opcodes import MAP_INDEX, MAP_INDEX_VALUE, MASK32
 from harness.isa.proto import Proto
 
 LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
@@ -48,6 +50,8 @@ class Answer:
     memory: bytes = b""
     funcs: tuple[NativeFunc, ...] = ()
     lines: tuple[tuple[int, int], ...] = ()
+    maps: tuple[Entries, ...] = ()
+    missing: str = ""  # why there is no native code, where there is some
 
     @property
     def message(self) -> str:
@@ -78,24 +82,48 @@ class KfuncIds:
 
 def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
     """Loads and runs one program. Raises KernelGoneError where the kernel does not survive it."""
-    answer = _ask(kernel, job, kfuncs, lines=True)
+    wish = _Wish()
+    answer = _ask(kernel, job, kfuncs, wish)
     if answer.errno and "line_info" in answer.log:
-        answer = _ask(kernel, job, kfuncs, lines=False)  # a program so broken that no line_info fits it
+        wish = replace(wish, lines=False)  # a program so broken that no line_info fits it
+        answer = _ask(kernel, job, kfuncs, wish)
+    if answer.errno == errno.ENOSPC:
+        # Not the program is refused, but the log has no room.
+        answer = _ask(kernel, job, kfuncs, replace(wish, log_bytes=bpf.MAX_LOG_BYTES))
+    if answer.errno == errno.ENOSPC:
+        answer = _ask(kernel, job, kfuncs, replace(wish, statistics_only=True))
     return answer
 
 
-def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> Answer:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """How a program is to be loaded."""
+
+    lines: bool = True
+    log_bytes: int = bpf.LOG_BYTES
+    statistics_only: bool = False
+
+
+def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: _Wish) -> Answer:
     prog = job.prog
-    blob, load = _load(prog, kfuncs, lines=lines, verbose=job.verbose)
+    maps = _maps(prog)
+    first = len(maps)
+    blob, load = _load(prog, kfuncs, first, wish, verbose=job.verbose)
+    count = len(prog.maps)
     calls: list[Syscall] = [
+        *maps,
         bpf.btf_load(blob),
         bpf.prog_load(load),
-        bpf.test_run(1, job.ctx),
-        bpf.prog_info(1, len(prog.insns)),
-        close(1),
-        close(0),
+        bpf.test_run(first + 1, job.ctx),
+        bpf.prog_info(first + 1, len(prog.insns)),
+        *(bpf.map_lookup_all(call, map_) for call, map_ in enumerate(prog.maps)),
+        *(close(call) for call in (first + 1, first, *range(count))),
     ]
     done = kernel.batch(calls)
+    for call, made in enumerate(done[:first]):
+        if made.ret < 0:
+            return Answer(-made.ret, f"the kernel does not make the maps: call {call} gives errno {-made.ret}")
+    done = done[first:]
     if done[0].ret < 0:
         return Answer(-done[0].ret, done[0].bufs[2].decode(errors="replace"))
     log = _OUR_LINE.sub("", bpf.load_log(done[1]))
@@ -106,12 +134,27 @@ def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, *, lines: bool) -> A
         processed=int(processed.group(1)) if processed else 0,
         stack_depths=tuple(map(int, depth.group(1).split("+"))) if depth else (),
     )
-    return answer if answer.errno else _accepted(answer, done[2], done[3], len(job.ctx))
+    if answer.errno:
+        return answer
+    entries = tuple(bpf.map_entries(found, map_) for found, map_ in zip(done[4:], prog.maps, strict=False))
+    try:
+        return replace(_accepted(answer, done[2], done[3], job), maps=entries)
+    except ValueError as error:
+        return replace(answer, missing=str(error))
 
 
-def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
-    retval, memory = bpf.test_run_result(run, ctx_size)
-    read = bpf.read_prog_info(info)
+def _maps(prog: Prog) -> list[Syscall]:
+    """The calls that make a program's maps: call `i` makes map `i`; the others fill them and freeze them."""
+    calls = [bpf.map_create(map_) for map_ in prog.maps]
+    for number, map_ in enumerate(prog.maps):
+        calls += [bpf.map_update(number, key, value) for key, value in map_.content]
+        calls += [bpf.map_freeze(number)] if map_.frozen else []
+    return calls
+
+
+def _accepted(answer: Answer, run: Done, info: Done, job: Job) -> Answer:
+    retval, memory = bpf.test_run_result(run, len(job.ctx))
+    read = bpf.read_prog_info(info, len(job.prog.insns))
     return replace(
         answer,
         xlated=read.xlated,
@@ -123,8 +166,8 @@ def _accepted(answer: Answer, run: Done, info: Done, ctx_size: int) -> Answer:
     )
 
 
-def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) -> tuple[bytes, bpf.Load]:
-    """The BTF of a program and its load."""
+def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, wish: _Wish, *, verbose: bool) -> tuple[bytes, bpf.Load]:
+    """The BTF of a program and its load; call `btf_call` of the batch gives the fd of the BTF."""
     types = btf.Btf()
     types.type_id(CInt("int", 4, True))  # the kernel refuses BTF without a type
     file = types.string(LINE_FILE)
@@ -134,11 +177,13 @@ def _load(prog: Prog, kfuncs: KfuncIds | None, *, lines: bool, verbose: bool) ->
     load = bpf.Load(
         prog_type="syscall",
         insns=_raw(prog, kfuncs),
-        btf_call=0,
+        btf_call=btf_call,
         func_info=btf.func_info(infos),
-        line_info=btf.line_info(rows) if lines else b"",
-        fd_array=(0, *kfuncs.btf_fds) if kfuncs else (),
-        log_level=bpf.LOG_STATS | (bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
+        line_info=btf.line_info(rows) if wish.lines else b"",
+        fd_array=_btf_fds(kfuncs),
+        map_calls=tuple(range(len(prog.maps))),
+        log_level=bpf.LOG_STATS | (0 if wish.statistics_only else bpf.LOG_LEVEL2 if verbose else bpf.LOG_LEVEL1),
+        log_bytes=wish.log_bytes,
     )
     return types.blob(), load
 
@@ -155,11 +200,18 @@ def _functions(prog: Prog) -> Iterator[tuple[Subprog, Proto, int]]:
         yield subprog, proto, btf.GLOBAL if index == 0 or proto.is_global else btf.STATIC
 
 
+def _btf_fds(kfuncs: KfuncIds | None) -> tuple[int, ...]:
+    """The beginning of fd_array."""
+    return (0, *kfuncs.btf_fds) if kfuncs else ()
+
+
 def _raw(prog: Prog, kfuncs: KfuncIds | None) -> bytes:
-    """The insns as the kernel wants them: kfuncs by their ids in the BTF at index 1 of fd_array."""
+    """The insns as the kernel wants them: kfuncs by their ids in the BTF at index 1 of fd_array, maps by their index there."""
     out = bytearray(b"".join(insn.to_bytes() for insn in prog.insns))
     for index, op in enumerate(prog.ops):
         proto = prog.kfunc(op.btf_id) if isinstance(op, CallKfunc) else None
         if proto is not None and kfuncs is not None and proto in kfuncs.places:
             struct.pack_into("<hi", out, 8 * index + 2, *kfuncs.places[proto])
+        if isinstance(op, LdImm64) and op.pseudo in (MAP_INDEX, MAP_INDEX_VALUE) and prog.maps:
+            struct.pack_into("<I", out, 8 * index + 4, (op.value & MASK32) + len(_btf_fds(kfuncs)))
     return bytes(out)

@@ -1,5 +1,7 @@
 """The back ends of a real Linux: a reply from wherever it comes, its native code judged like everybody's."""
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, assert_never
@@ -12,9 +14,13 @@ from backends.linux.differs import Differences
 from backends.linux.image import ImageError, called, image_of
 from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
+from backends.maps import MAP_HELPERS
 from backends.native import KERNEL_ONLY, Bench, addresses_of
+from harness.isa.asm import Source as Text
+from harness.isa.asm import assemble
 from harness.isa.calls import HELPERS
 from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
+from harness.isa.maps import TYPES, Map
 
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
 MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
@@ -179,6 +185,7 @@ class Live:
         if self._boots > MAX_BOOTS:
             self._refusal = Died(f"the kernel died {MAX_BOOTS} times; it is not started again")
             return
+        kernel: Kernel | None = None
         try:
             kernel = self._boot()
             self._release = release = release_of(kernel)
@@ -188,13 +195,21 @@ class Live:
             self._refusal = Unsupported(str(error))
         except KernelGoneError as error:
             self._refusal = Died(f"the kernel does not come up: {error}")
+        finally:
+            if self._running is None and kernel is not None:
+                _end(kernel)
 
     def close(self) -> None:
         """Ends the guest."""
         running, self._running = self._running, None
-        closing = getattr(running.kernel, "close", None) if running else None
-        if closing is not None:
-            closing()
+        if running is not None:
+            _end(running.kernel)
+
+
+def _end(kernel: Kernel) -> None:
+    closing = getattr(kernel, "close", None)
+    if closing is not None:
+        closing()
 
 
 def needs_stack_args(prog: Prog) -> bool:
@@ -205,6 +220,8 @@ def needs_stack_args(prog: Prog) -> bool:
 
 def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> Reply:
     """An answer as a reply: the native code moved to where the emulator runs it."""
+    if answer.missing:
+        return Unsupported(f"its native code cannot be judged: {answer.missing}")
     if answer.errno:
         return Refused(answer.message, answer.errno, answer.insn, answer.log, answer.processed)
     try:
@@ -212,9 +229,44 @@ def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> R
     except ImageError as error:
         return Unsupported(f"its native code cannot be judged: {error}")
     loaded = Loaded(
-        answer.log, answer.processed, answer.stack_depths, answer.xlated, answer.run_errno, answer.retval, answer.memory
+        answer.log,
+        answer.processed,
+        answer.stack_depths,
+        answer.xlated,
+        answer.run_errno,
+        answer.retval,
+        answer.memory,
+        answer.maps,
     )
     return Accepted(loaded, image)
+
+
+_WITH_MAP: Final = """
+r6 = 0
+*(u64 *)(r10 - 8) = r6
+*(u64 *)(r10 - 16) = r6
+r1 = m ll
+r2 = r10
+r2 += -8
+r3 = r10
+r3 += -16
+r4 = 0
+call {name}
+r0 = 0
+exit
+"""
+
+
+def _map_helper_addresses(kernel: Kernel) -> dict[int, str]:
+    """Each type of map has functions of its own, which a kernel calls where it knows the map."""
+    found: dict[int, str] = {}
+    for type_ in TYPES:
+        for name in MAP_HELPERS:
+            map_ = Map("m", type_, 4, 8, 1)
+            prog = assemble([Text("main", _WITH_MAP.format(name=name))], (), [map_]).prog
+            for func in ask(kernel, Job(prog, None, b"", ())).funcs:
+                found |= dict.fromkeys(called(kernel.arch, func), name)
+    return found
 
 
 def _tiny(*insns: Insn) -> Job:
@@ -223,8 +275,13 @@ def _tiny(*insns: Insn) -> Job:
 
 
 def has_stack_args(kernel: Kernel) -> bool:
-    """Whether R11 is known: a kernel without it refuses the insn itself, one with it the missing R0."""
+    """Whether R11 is known: a kernel without it refuses the insn itself, one with it the missing R0.
+
+    Raises UnavailableError where bpf(2) is not to be had at all.
+    """
     answer = ask(kernel, _tiny(Insn(ST_ARG, 11, 0, -8, 5), Insn(EXIT)))
+    if answer.errno in (errno.EPERM, errno.ENOSYS):
+        raise UnavailableError(f"the kernel does not let programs be loaded: {os.strerror(answer.errno)}")
     return "R11 is invalid" not in answer.log
 
 
@@ -232,9 +289,12 @@ def helper_addresses(kernel: Kernel) -> dict[int, str]:
     """Where the kernel has each helper: the only call that a program of one call makes; inlined ones have none."""
     found: dict[int, str] = {}
     for number, helper in HELPERS.items():
+        if helper.name in MAP_HELPERS:
+            continue
         answer = ask(kernel, _tiny(Insn(CALL, 0, 0, 0, number), Insn(0xB7), Insn(EXIT)))
         for func in answer.funcs:
             found |= dict.fromkeys(called(kernel.arch, NativeFunc(func.address, func.code)), helper.name)
+    found |= _map_helper_addresses(kernel)
     answer = ask(kernel, _tiny(Insn(MAY_GOTO, off=1), Insn(0xB7, 1), Insn(0xB7), Insn(EXIT)))
     for func in answer.funcs:
         found |= dict.fromkeys(called(kernel.arch, func), KERNEL_ONLY[0])

@@ -1,17 +1,21 @@
 """bpf(2): the commands that a back end needs, as system calls. Linux include/uapi/linux/bpf.h, union bpf_attr."""
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from backends.linux.syscalls import Address, Buf, Done, Give, Link, Number, Pointer, Syscall
+from harness.isa.maps import RDONLY_PROG, TYPES, Map
 
+MAP_CREATE, MAP_UPDATE_ELEM, MAP_FREEZE, MAP_LOOKUP_BATCH = 0, 2, 22, 24
 PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = 5, 10, 15, 18, 19, 23
 PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31}
 F_SLEEPABLE: Final = 1 << 4
 LOG_LEVEL1, LOG_LEVEL2, LOG_STATS = 1, 2, 4
 LOG_BYTES: Final = 1 << 18
+MAX_LOG_BYTES: Final = 1 << 24  # Linux kernel/bpf/log.c takes up to 2^30
 INFO_BYTES: Final = 232
 MAX_JITED_BYTES: Final = 1 << 16
 MAX_FUNCS: Final = 256
@@ -34,9 +38,57 @@ def btf_load(blob: bytes) -> Syscall:
     return _command(BTF_LOAD, bytes(attr), bufs, (Pointer(0, 0, 1), Pointer(0, 8, 2)))
 
 
+def map_create(map_: Map) -> Syscall:
+    """BPF_MAP_CREATE."""
+    flags = RDONLY_PROG if map_.rdonly else 0
+    name = re.sub(r"[^A-Za-z0-9_.]", "_", map_.name).encode()[:15]
+    sizes = (TYPES[map_.type], map_.key_size, map_.value_size, map_.max_entries, flags, 0, 0)
+    return _command(MAP_CREATE, struct.pack("<7I", *sizes) + name.ljust(16, b"\0"))
+
+
+def map_update(map_call: int, key: bytes, value: bytes) -> Syscall:
+    """BPF_MAP_UPDATE_ELEM."""
+    links: list[Link] = [Number(0, 0, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2)]
+    return _command(MAP_UPDATE_ELEM, bytes(32), (Buf(key), Buf(value)), links)
+
+
+def map_freeze(map_call: int) -> Syscall:
+    """BPF_MAP_FREEZE."""
+    return _command(MAP_FREEZE, bytes(4), (), (Number(0, 0, map_call),))
+
+
+def map_lookup_all(map_call: int, map_: Map) -> Syscall:
+    """BPF_MAP_LOOKUP_BATCH of every entry. It fails with ENOENT at the end, which is where it has to end."""
+    attr = bytearray(56)
+    struct.pack_into("<I", attr, 32, map_.max_entries + 1)
+    count = map_.max_entries
+    bufs = (
+        Buf(size=map_.key_size + 8),  # where it goes on, which nobody asks
+        Buf(size=count * map_.key_size, give=Give.TRIMMED),
+        Buf(size=count * map_.value_size, give=Give.TRIMMED),
+    )
+    links: list[Link] = [Number(0, 36, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2), Pointer(0, 24, 3)]
+    return _command(MAP_LOOKUP_BATCH, bytes(attr), bufs, links, back=True)
+
+
+def map_entries(done: Done, map_: Map) -> tuple[tuple[bytes, bytes], ...]:
+    """What it found, sorted by key."""
+    count = struct.unpack_from("<I", done.bufs[0].ljust(56, b"\0"), 32)[0]
+    keys = done.bufs[2].ljust(count * map_.key_size, b"\0")
+    values = done.bufs[3].ljust(count * map_.value_size, b"\0")
+    rows = (
+        (keys[n * map_.key_size :][: map_.key_size], values[n * map_.value_size :][: map_.value_size])
+        for n in range(count)
+    )
+    return tuple(sorted(rows))
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """BPF_PROG_LOAD. `btf_call` is the call of the batch that gave the BTF's fd; `fd_array` begins at index 1 for kfuncs."""
+    """BPF_PROG_LOAD. `btf_call` is the call of the batch that gave the BTF's fd.
+
+    `fd_array` has the BTF of kfuncs from index 1 on; the fds of maps, given by `map_calls`, come after it.
+    """
 
     prog_type: str
     insns: bytes
@@ -44,16 +96,18 @@ class Load:
     func_info: bytes = b""
     line_info: bytes = b""
     fd_array: tuple[int, ...] = ()
+    map_calls: tuple[int, ...] = ()
     log_level: int = LOG_LEVEL1 | LOG_STATS
+    log_bytes: int = LOG_BYTES
 
 
 def prog_load(load: Load) -> Syscall:
     """The log is buffer 3."""
     attr = bytearray(152)
     struct.pack_into("<II", attr, 0, PROG_TYPES[load.prog_type], len(load.insns) // 8)
-    struct.pack_into("<II", attr, 24, load.log_level, LOG_BYTES)
+    struct.pack_into("<II", attr, 24, load.log_level, load.log_bytes)
     struct.pack_into("<I", attr, 44, F_SLEEPABLE)  # the only way to load a SYSCALL prog
-    bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=LOG_BYTES, give=Give.TEXT)]
+    bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=load.log_bytes, give=Give.TEXT)]
     links: list[Link] = [Pointer(0, 8, 1), Pointer(0, 16, 2), Pointer(0, 32, 3)]
     if load.btf_call is not None:
         links.append(Number(0, 72, load.btf_call))
@@ -63,8 +117,10 @@ def prog_load(load: Load) -> Syscall:
             struct.pack_into("<I", attr, at + 12, len(data) // size)
             bufs.append(Buf(data))
             links.append(Pointer(0, at + 4, len(bufs)))
-    if load.fd_array:
-        bufs.append(Buf(struct.pack(f"<{len(load.fd_array)}i", *load.fd_array)))
+    if load.fd_array or load.map_calls:
+        fds = [*load.fd_array, *(0 for _ in load.map_calls)]
+        bufs.append(Buf(struct.pack(f"<{len(fds)}i", *fds)))
+        links += [Number(len(bufs), 4 * index, call) for index, call in enumerate(load.map_calls, len(load.fd_array))]
         links.append(Pointer(0, 120, len(bufs)))
     return _command(PROG_LOAD, bytes(attr), bufs, links)
 
@@ -108,12 +164,16 @@ class ProgInfo:
 _ARRAYS: Final = ((16, 24, 1), (20, 32, 1), (104, 112, 8), (108, 120, 4), (148, 152, 16), (168, 160, 8))
 
 
+def _room(max_insns: int) -> tuple[int, ...]:
+    """Elements of each array that there is room for."""
+    return (MAX_JITED_BYTES + 128 * max_insns, 64 * max_insns + 4096, MAX_FUNCS, MAX_FUNCS, max_insns, max_insns)
+
+
 def prog_info(prog_call: int, max_insns: int) -> Syscall:
     """BPF_OBJ_GET_INFO_BY_FD, with room for everything; the info is buffer 1."""
-    room = (MAX_JITED_BYTES, 64 * max_insns + 4096, MAX_FUNCS, MAX_FUNCS, max_insns, max_insns)
     info = bytearray(INFO_BYTES)
     bufs, links = list[Buf](), list[Link]()
-    for (count_at, pointer_at, size), count in zip(_ARRAYS, room, strict=True):
+    for (count_at, pointer_at, size), count in zip(_ARRAYS, _room(max_insns), strict=True):
         struct.pack_into("<I", info, count_at, count)
         bufs.append(Buf(size=count * size, give=Give.TRIMMED))
         links.append(Pointer(1, pointer_at, 1 + len(bufs)))
@@ -127,12 +187,17 @@ def prog_info(prog_call: int, max_insns: int) -> Syscall:
     )
 
 
-def read_prog_info(done: Done) -> ProgInfo:
-    """What the kernel filled in."""
+def read_prog_info(done: Done, max_insns: int) -> ProgInfo:
+    """What the kernel filled in. Raises ValueError where it has more than there was room for."""
     info = done.bufs[1].ljust(INFO_BYTES, b"\0")
     arrays: list[bytes] = []
     for index, (count_at, _, size) in enumerate(_ARRAYS):
         count = struct.unpack_from("<I", info, count_at)[0]
+        room = _room(max_insns)[index]
+        if count > room:
+            raise ValueError(
+                f"the kernel has {count * size} bytes of array {index} of bpf_prog_info, more than {room * size}"
+            )
         arrays.append(done.bufs[2 + index].ljust(count * size, b"\0")[: count * size])
     code, xlated, addresses, lengths, lines, line_addresses = arrays
     funcs: list[tuple[int, bytes]] = []

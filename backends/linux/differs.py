@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import yaml
 
-from backends.base import Difference
+from backends.base import Difference, OwnFileError
 
 FILE: Final = Path(__file__).with_name("differs.yaml")
 _KEYS: Final = {"case", "arches", "since", "before", "got", "why", "right", "crashes"}
@@ -17,7 +17,7 @@ _ARCHES: Final = ("x86_64", "arm64")
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?")
 
 
-class DiffersError(ValueError):
+class DiffersError(OwnFileError):
     """An entry that cannot be used; the message says which, and what was expected."""
 
 
@@ -79,7 +79,10 @@ class Differences:
 
 def load_differences(path: Path = FILE) -> Differences:
     """The file's rows. Raises DiffersError."""
-    rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DiffersError(f"{path.name}: cannot be read: {error}") from error
     if not isinstance(rows, list):
         raise DiffersError(f"{path.name}: expected a list of entries, found {type(rows).__name__}")
     return Differences(tuple(_entry(f"{path.name}: entry {number}", row) for number, row in enumerate(rows, 1)))

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from backends import emulator as emu
-from backends.base import Died, Job, Loaded, Refused, Unsupported
+from backends.base import Died, Job, Loaded, OwnFileError, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image, Symbol
 from backends.linux.ask import STATISTICS
 from backends.linux.backend import Accepted, Reply
+from harness.isa.ctypes import CPtr
+from harness.isa.proto import Proto
 from harness.isa.verified import Verified
 
 FOLDER: Final = Path(__file__).with_name("golden")
@@ -23,7 +25,7 @@ _INSN_LINE: Final = re.compile(r"\d+: \([0-9a-f]{2}\)")
 UPDATE: Final = "`callconv golden update` asks a kernel"
 
 
-class GoldenError(Exception):
+class GoldenError(OwnFileError):
     """A record that cannot be read; the message says which and why."""
 
 
@@ -36,8 +38,16 @@ def digest(job: Job) -> str:
     """Changes with everything that is put to the kernel: program, prototypes, context, kfuncs."""
     said = [insn.to_bytes() for insn in job.prog.insns]
     said += [f"{s.name} {s.start} {s.proto} {s.proto and s.proto.is_global}".encode() for s in job.prog.subprogs]
+    said += [f"{s.name} {n} ctx".encode() for s in job.prog.subprogs for n in _ctx_params(s.proto)]
     said += [f"{body.proto} {body.returns}".encode() for body in job.bodies]
+    said += [str(map_).encode() for map_ in job.prog.maps]
     return hashlib.sha256(b"\n".join([*said, job.ctx])).hexdigest()[:16]
+
+
+def _ctx_params(proto: Proto | None) -> list[int]:
+    """The parameters that are tagged as the context, which a prototype's text does not say."""
+    params = proto.params if proto else ()
+    return [number for number, param in enumerate(params) if isinstance(param.type, CPtr) and param.type.ctx]
 
 
 def words_of(log: str) -> list[str]:
@@ -70,6 +80,8 @@ def to_record(job: Job, reply: Reply) -> dict[str, Any] | None:
             row |= {"retval": loaded.retval, "processed": loaded.processed_insns, "depths": list(loaded.stack_depths)}
             row |= {"run_errno": loaded.run_errno} if loaded.run_errno else {}
             row |= {"memory": loaded.memory.hex()} if loaded.memory else {}
+            maps = [[[key.hex(), value.hex()] for key, value in entries] for entries in loaded.maps]
+            row |= {"maps": maps} if maps else {}
             row["funcs"] = [
                 [s.subprog, s.offset, image.code[s.offset : s.offset + s.size].hex()] for s in image.symbols
             ]
@@ -99,7 +111,10 @@ def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
     )  # fmt: skip
     memory = bytes.fromhex(row.get("memory", ""))
     depths = tuple(row["depths"])
-    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory)
+    maps = tuple(
+        tuple((bytes.fromhex(key), bytes.fromhex(value)) for key, value in entries) for entries in row.get("maps", ())
+    )
+    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory, maps)
     return Accepted(loaded, image)
 
 
@@ -136,9 +151,14 @@ class Golden:
         row = self.data["cases"].get(job.case)
         if row is None:
             return Unsupported(f"the record of Linux {self.release} ({self.arch}) has no such case: {UPDATE}")
+        if not isinstance(row, dict) or "prog" not in row:
+            raise GoldenError(f"{self.path.name}: {job.case}: the record is damaged")
         if row["prog"] != digest(job):
             return Unsupported(f"the record of Linux {self.release} ({self.arch}) is of another program: {UPDATE}")
-        return to_reply(self.arch, job, row)
+        try:
+            return to_reply(self.arch, job, row)
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise GoldenError(f"{self.path.name}: {job.case}: the record is damaged: {error!r}") from error
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -149,6 +169,8 @@ def read(path: Path) -> dict[str, Any]:
         raise GoldenError(f"{path.name}: cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise GoldenError(f"{path.name}: expected a record of schema {SCHEMA}")
+    if not isinstance(data.get("release"), str) or not isinstance(data.get("cases"), dict):
+        raise GoldenError(f"{path.name}: expected a release and cases")
     return data
 
 

@@ -160,15 +160,18 @@ class Guest:
             "-device", "virtserialport,chardev=port",
         ]  # fmt: skip
         with (self._folder / "qemu").open("wb") as words:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.DEVNULL,
-                stdout=words,
-                stderr=words,
-                env={**os.environ, **self.qemu.env},
-                pass_fds=(port,),
-                start_new_session=True,  # a Ctrl-C is for us; the guest ends with `close`
-            )
+            try:
+                self._process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=words,
+                    stderr=words,
+                    env={**os.environ, **self.qemu.env},
+                    pass_fds=(port,),
+                    start_new_session=True,  # a Ctrl-C is for us; the guest ends with `close`
+                )
+            except OSError as error:
+                raise KernelGoneError(f"{argv[0]} cannot be started: {error.strerror}") from error
 
     def _check_alive(self, until: float) -> None:
         if self._process.poll() is not None:
@@ -217,8 +220,11 @@ class Guest:
     def batch(self, calls: Sequence[Syscall]) -> list[Done]:
         """Makes the calls in order. Raises KernelGoneError where the guest dies of it or is silent for too long."""
         ask = encode(calls, self.arch)
+        self._port.settimeout(ANSWER_SECONDS)
         try:
             self._port.sendall(struct.pack("<I", len(ask)) + ask)
+        except TimeoutError as error:
+            raise KernelGoneError(f"the guest is silent{self.last_words()}") from error
         except OSError as error:
             self._wait_for_end()
             raise KernelGoneError(f"the guest crashed{self.last_words()}") from error

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -36,8 +37,9 @@ def arch_of(image: Path) -> str:
         if head[:2] == b"\x1f\x8b":
             with gzip.open(image) as unpacked:
                 head = unpacked.read(4096)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UnavailableError(f"the kernel image {image} cannot be read: {error}") from error
+    head = head.ljust(4096, b"\0")
     if head[0x202:0x206] == b"HdrS":
         return "x86_64"
     if head[0x38:0x3C] == b"ARM\x64":

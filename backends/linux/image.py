@@ -5,11 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from backends import maps
 from backends.decode import disassemble
 from backends.emulator import KERNEL_DATA_BASE
 from backends.image import Addresses, Image, Symbol
 from backends.linux.ask import Answer, NativeFunc
-from harness.isa.insn import CallHelper, Prog
+from harness.isa.insn import CallHelper, LdImm64, Prog
 from harness.isa.verified import Verified
 
 ALIGN: Final = 16
@@ -17,7 +18,11 @@ _MOVN, _MOVZ, _MOVK = 0b00, 0b10, 0b11  # Arm ARM, "Move wide (immediate)", fiel
 # ENDBR64; BTI c. PACIASP, which begins a function too, does not tell that indirect calls are checked.
 _LANDING: Final = {"x86_64": b"\xf3\x0f\x1e\xfa", "arm64": b"\x5f\x24\x03\xd5"}
 _MRS_SP_EL0: Final = 0xD538_4100
-_GS: Final = re.compile(r"gs:\[(?:rip \+ )?0x(\w+)\]")
+_GS: Final = re.compile(r"gs:\[(rip ([+-]) )?0x(\w+)\]")
+_NOP: Final = 0xD503_201F
+MAP_LOOKUP: Final = 1  # bpf_map_lookup_elem
+_FIRST: Final = {"x86_64": "rdi, ", "arm64": "x0, x0, #"}  # R1, the map
+_RESULT: Final = {"x86_64": "rax, ", "arm64": "x8, x8, #"}  # R0
 _MOV_SIGNED: Final = b"\x48\xc7"  # mov r64, imm32
 
 
@@ -123,7 +128,71 @@ class _Mover:
         return self.addresses.externs[name]
 
     def _moved(self, func: NativeFunc) -> bytes:
-        return bytes(self._moved_x86_64(func) if self.arch == "x86_64" else self._moved_arm64(func))
+        code = self._moved_x86_64(func) if self.arch == "x86_64" else self._moved_arm64(func)
+        for insn, start, end in self._spans(func):
+            match self.prog.ops[insn]:
+                case LdImm64() as typed if typed.pseudo:
+                    value = maps.constant(self.prog, typed)
+                    if value is not None:
+                        self._move_map(code, start, end, value)
+                case CallHelper() as call if call.id == MAP_LOOKUP:
+                    self._move_lookup(code, start, end)
+                case _:
+                    pass
+        return bytes(code)
+
+    def _spans(self, func: NativeFunc) -> Iterator[tuple[int, int, int]]:
+        """(insn, where its native code begins in the function, where it ends)."""
+        end = func.address + len(func.code)
+        rows = sorted((address, insn) for insn, address in self.answer.lines if func.address <= address < end)
+        ends = sorted({address for address, _ in rows} | {end})
+        for address, insn in rows:
+            following = next(at for at in ends if at > address)
+            yield insn, address - func.address, following - func.address
+
+    def _move_map(self, code: bytearray, start: int, end: int, value: int) -> None:
+        """The constant that a map's address or its value's is, at the end of its span: where the emulator has it."""
+        if self.arch == "x86_64":
+            at = end - 10
+            if at < start or code[at] & 0xFE != 0x48 or code[at + 1] & 0xF8 != 0xB8:  # mov r64, imm64
+                raise ImageError(f"the address of a map is not loaded by a MOV of 64 bits: {code[start:end].hex()}")
+            code[at + 2 : end] = value.to_bytes(8, "little")
+            return
+        words = [int.from_bytes(code[at : at + 4], "little") for at in range(start, end, 4)]
+        first = len(words)
+        while first and words[first - 1] >> 23 & 0x3F == 0b100101 and words[first - 1] & 31 == words[-1] & 31:
+            first -= 1
+        parts = [(hw, value >> 16 * hw & 0xFFFF) for hw in range(3, -1, -1) if value >> 16 * hw & 0xFFFF]
+        if len(parts) > len(words) - first:
+            raise ImageError(f"the address of a map is not loaded by {len(parts)} MOVs: {code[start:end].hex()}")
+        moves = [_move_wide(_MOVK if n else _MOVZ, hw, part, words[-1] & 31) for n, (hw, part) in enumerate(parts)]
+        moves += [_NOP] * (len(words) - first - len(moves))
+        code[start + 4 * first : end] = b"".join(word.to_bytes(4, "little") for word in moves)
+
+    def _move_lookup(self, code: bytearray, start: int, end: int) -> None:
+        """A lookup that the kernel inlined adds what lies before a value: here, that of the emulator's maps.
+
+        In an array that is what it begins with, from the map on; in a hash it comes after a call that gives the entry, which
+        is the value itself here.
+        """
+        rows = list(disassemble(self.arch, bytes(code[start:end]), start))
+        has_call = any(mnemonic in ("call", "bl", "blr") for _, _, mnemonic, _ in rows)
+        adds = [
+            row
+            for row in rows
+            if row[2] == "add" and row[3].startswith(_RESULT[self.arch] if has_call else _FIRST[self.arch])
+        ]
+        if not adds:
+            return  # a call of the helper itself
+        at, size = adds[0][:2]
+        distance = 0 if has_call else maps.VALUES
+        if self.arch == "x86_64" and (size == 7 or distance < 0x80):  # add r64, imm32; add r64, imm8
+            code[at + 3 : at + size] = distance.to_bytes(size - 3, "little")
+        elif self.arch == "arm64" and code[at + 2] & 0x40 == 0:  # no LSL #12
+            word = int.from_bytes(code[at : at + 4], "little") & ~(0xFFF << 10) | distance << 10
+            code[at : at + 4] = word.to_bytes(4, "little")
+        else:
+            raise ImageError(f"an inlined lookup adds in a way that is not known: {code[at : at + size].hex()}")
 
     # x86-64. Intel SDM, volume 2.
 
@@ -138,8 +207,13 @@ class _Mover:
                 code[at + 1 : at + 5] = (target - (moved + at + 5)).to_bytes(4, "little", signed=True)
             elif code[at] == 0xE9 and not func.address <= int(operands, 16) < func.address + len(func.code):
                 code[at : at + 5] = b"\xc3\xcc\xcc\xcc\xcc"  # a jump to a return thunk: what it does, and traps
-            elif match := _GS.search(operands):
-                self._move_per_cpu(code, at + size - 4, int(match.group(1), 16))
+            elif (match := _GS.search(operands)) and match.group(1):
+                distance = int(match.group(3), 16) * (-1 if match.group(2) == "-" else 1)
+                self.kernel_data = True
+                to = KERNEL_DATA_BASE + (address + size + distance & 0xFFF) - (moved + at + size)
+                code[at + size - 4 : at + size] = to.to_bytes(4, "little", signed=True)
+            elif match:
+                self._move_per_cpu(code, at + size - 4, int(match.group(3), 16))
                 before = rows[index - 1][0] - func.address
                 if code[before : before + 2] == _MOV_SIGNED:
                     self._move_per_cpu(code, before + 3, int.from_bytes(code[before + 3 : before + 7], "little"))

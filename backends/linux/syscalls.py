@@ -125,14 +125,16 @@ def read_file(kernel: Kernel, path: str, limit: int = 1 << 24, chunk: int = 1 <<
     if fd < 0:
         raise OSError(-fd, "cannot be opened", path)
     data = bytearray()
-    while len(data) < limit:
-        done = kernel.batch([Syscall("read", (fd, Address(0), chunk), (Buf(size=chunk, give=Give.TRIMMED),))])[0]
-        if done.ret < 0:
-            raise OSError(-done.ret, "cannot be read", path)
-        if not done.ret:
-            break
-        data += done.bufs[0].ljust(done.ret, b"\0")
-    kernel.batch([Syscall("close", (fd,))])
+    try:
+        while len(data) < limit:
+            done = kernel.batch([Syscall("read", (fd, Address(0), chunk), (Buf(size=chunk, give=Give.TRIMMED),))])[0]
+            if done.ret < 0:
+                raise OSError(-done.ret, "cannot be read", path)
+            if not done.ret:
+                break
+            data += done.bufs[0].ljust(done.ret, b"\0")
+    finally:
+        kernel.batch([Syscall("close", (fd,))])
     return bytes(data)
 
 

@@ -307,6 +307,9 @@ mov_m16i = Insn("mov", "C7", (M16, UW), digit=0, prefix="66")
 mov_m32i = Insn("mov", "C7", (M32, ID), digit=0)
 mov_m64i = Insn("mov", "C7", (M64, ID), W64, digit=0)
 
+lea_rm = Insn("lea", "8D", (REG64, M64), W64)
+cmp_m64i8 = Insn("cmp", "83", (M64, IB), W64, digit=7)
+
 jmp_short = Insn("jmp", "EB", (REL8,))
 jmp_near = Insn("jmp", "E9", (REL32,))
 jcc_short = Insn("j", "70", (CC, REL8))
@@ -317,11 +320,17 @@ ret = Insn("ret", "C3")
 int3 = Insn("int3", "CC")
 endbr64 = Insn("endbr64", "F30F1EFA")
 
-# Intel SDM, volume 2, NOP, "Recommended Multi-Byte Sequence of NOP Instruction".
+# Intel SDM, volume 2, NOP, "Recommended Multi-Byte Sequence of NOP Instruction"; 10 and 11 as Linux 7.2 has them.
 NOPS: Final = {
     0: b"",
     2: bytes.fromhex("6690"),
     3: bytes.fromhex("0F1F00"),
     4: bytes.fromhex("0F1F4000"),
     5: bytes.fromhex("0F1F440000"),
+    6: bytes.fromhex("660F1F440000"),
+    7: bytes.fromhex("0F1F8000000000"),
+    8: bytes.fromhex("0F1F840000000000"),
+    9: bytes.fromhex("660F1F840000000000"),
+    10: bytes.fromhex("662E0F1F840000000000"),
+    11: bytes.fromhex("66662E0F1F840000000000"),
 }

@@ -32,6 +32,7 @@ from harness.isa.insn import (
     Src,
     Subprog,
 )  # fmt: skip
+from harness.isa.maps import Map
 from harness.isa.proto import Proto
 from harness.isa.tokens import COMMENT, REG, AsmError, Fail, Line
 
@@ -106,11 +107,16 @@ def _ld_imm64(dst: int, pseudo: int, value: int) -> list[Insn]:
     return [Insn(LD_IMM64, dst, pseudo, 0, op.signed(value, 32)), Insn(0, imm=op.signed(value >> 32, 32))]
 
 
+def _is_wide(insn: Insn) -> bool:
+    return insn.opcode & 0x18 == op.DW.code
+
+
 class _Assembler:
     """Gathers insns subprog by subprog, then resolves names."""
 
-    def __init__(self, sources: Sequence[Source], kfuncs: Sequence[Proto]) -> None:
-        self.sources, self.kfuncs = sources, kfuncs
+    def __init__(self, sources: Sequence[Source], kfuncs: Sequence[Proto], maps: Sequence[Map]) -> None:
+        self.sources, self.kfuncs, self.maps = sources, kfuncs, maps
+        self.map_names = [map_.name for map_ in maps]
         self.insns: list[Insn] = []
         self.places: list[Place] = []
         self.targets: list[_Target] = []
@@ -133,7 +139,7 @@ class _Assembler:
             Subprog(s.name, start, end, s.proto, s.proto is not None and s.proto.is_global)
             for s, start, end in zip(self.sources, self.starts, ends, strict=True)
         )
-        return Assembled(Prog(tuple(self.insns), subprogs, tuple(self.kfuncs)), tuple(self.places))
+        return Assembled(Prog(tuple(self.insns), subprogs, tuple(self.kfuncs), tuple(self.maps)), tuple(self.places))
 
     def _subprog(self, index: int, source: Source) -> None:
         for number, text in enumerate(source.text.splitlines()):
@@ -205,9 +211,11 @@ class _Assembler:
             self._emit(line, encode_alu(row, bits, dst, _src(line, bits)))
             return
         if line.peek() == "*":
-            if bits == 32:
-                raise line.fail(column, "a load needs a 64-bit register")
-            self._emit(line, load(line, dst))
+            insn = load(line, dst)
+            # LLVM names the 32-bit register of a load that leaves the upper half 0.
+            if bits == 32 and (insn.opcode & 7 != op.LDX.code or insn.opcode & 0xE0 != op.MODE_MEM or _is_wide(insn)):
+                raise line.fail(column, "a load of 64 bits, or of a signed value, needs a 64-bit register")
+            self._emit(line, insn)
         elif line.peek() == "(":
             self._emit(line, move_signed(line, dst, bits))
         elif SWAP.match(line.peek()):
@@ -216,6 +224,10 @@ class _Assembler:
             self._emit(line, fetch(line, dst, bits))
         elif line.peek() in _PSEUDO or line.peek() == "map_val":
             self._pseudo(line, dst)
+        elif line.kind() == "word" and not REG.match(line.peek()) and line.peek(1) == "ll":
+            number = self._map(line)
+            line.take()
+            self._emit(line, *_ld_imm64(dst, op.MAP_INDEX, number))
         elif line.peek() == "-" and REG.match(line.peek(1)):
             line.take()
             column = line.column()
@@ -229,12 +241,29 @@ class _Assembler:
         else:
             self._emit(line, encode_alu(row, bits, dst, _src(line, bits)))
 
+    def _map(self, line: Line) -> int:
+        """The number of a map of the case by its name."""
+        if line.peek() not in self.map_names:
+            known = ", ".join(self.map_names) or "none"
+            raise line.fail(line.column(), f"there is no map {line.peek()!r} (maps: {known})")
+        return self.map_names.index(line.take())
+
     def _pseudo(self, line: Line, dst: int) -> None:
-        """`map_by_fd(3) ll`, `map_val(map_by_fd(3)) + 8 ll`, `var_addr(7) ll`, `code_addr(f) ll`. RFC 9669, table 12."""
+        """`map_by_fd(3) ll`, `map_val(map_by_fd(3)) + 8 ll`, `var_addr(7) ll`, `code_addr(f) ll`. RFC 9669, table 12.
+
+        `map_val(NAME) + 8 ll` names a map of the case.
+        """
         value = line.peek() == "map_val"
         if value:
             line.take()
             line.want("(")
+        if value and line.kind() == "word" and line.peek() not in _PSEUDO:
+            number = self._map(line)
+            line.want(")")
+            off = line.number(0, (1 << 32) - 1, "an offset") if line.peek() == "+" else 0
+            line.want("ll")
+            self._emit(line, *_ld_imm64(dst, op.MAP_INDEX_VALUE, off << 32 | number))
+            return
         if line.peek() not in _PSEUDO or (value and _PSEUDO[line.peek()][1] is None):
             raise line.expected("map_by_fd or map_by_idx")
         plain, of_value = _PSEUDO[line.take()]
@@ -299,7 +328,7 @@ class _Assembler:
             off = line.number(-(1 << 31), (1 << 31) - 1, "a distance in insns")
             self._emit(line, Insn(call, src=op.CALL_SUBPROG.src, imm=off))
         elif line.kind() == "num":
-            self._emit(line, Insn(call, imm=line.number(0, (1 << 31) - 1, "a helper's id")))
+            self._emit(line, Insn(call, imm=line.number(-(1 << 31), (1 << 31) - 1, "a helper's id")))
         elif line.kind() == "word":
             self._want_name(subprog, line, is_call=True)
             self._emit(line, Insn(call))
@@ -345,6 +374,6 @@ class _Assembler:
         return Insn(opcode, imm=helper.id)
 
 
-def assemble(sources: Sequence[Source], kfuncs: Sequence[Proto] = ()) -> Assembled:
+def assemble(sources: Sequence[Source], kfuncs: Sequence[Proto] = (), maps: Sequence[Map] = ()) -> Assembled:
     """A program from the texts of its subprogs; the first is the main prog. Raises AsmError."""
-    return _Assembler(sources, kfuncs).run()
+    return _Assembler(sources, kfuncs, maps).run()

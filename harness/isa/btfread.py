@@ -117,6 +117,23 @@ class Types:
             params.append(Param(self.text(name) or f"a{index + 1}", ctype))
         return Proto(func.name, self.ctype(shape.value), tuple(params), is_global=func.vlen == 1)
 
+    def size(self, number: int, depth: int = 0) -> int:
+        """Bytes of a type. Raises BtfError for one without a size."""
+        if depth > MAX_DEPTH:
+            raise BtfError(f"arrays more than {MAX_DEPTH} deep")
+        number = self.resolved(number)
+        found = self.at(number)
+        match found.kind:
+            case 1 | 4 | 5 | 6 | 15 | 16 | 19:  # INT, STRUCT, UNION, ENUM, DATASEC, FLOAT, ENUM64
+                return found.value
+            case 2:
+                return 8
+            case 3:
+                element, _, count = struct.unpack("<III", found.rest)
+                return int(count) * self.size(element, depth + 1)
+            case _:
+                raise BtfError(f"type {number} (kind {found.kind}) has no size")
+
     def functions(self) -> Iterator[tuple[int, Type]]:
         """Every FUNC with its id; its `vlen` is the linkage."""
         return ((number, found) for number, found in enumerate(self.types) if found.kind == FUNC)

@@ -22,6 +22,9 @@ class Helper:
 HELPERS: Final = {
     number: Helper(number, parse_bpf_proto(text))
     for number, text in (
+        (1, "void *bpf_map_lookup_elem(struct bpf_map *map, void *key)"),
+        (2, "long bpf_map_update_elem(struct bpf_map *map, void *key, void *value, u64 flags)"),
+        (3, "long bpf_map_delete_elem(struct bpf_map *map, void *key)"),
         (5, "u64 bpf_ktime_get_ns(void)"),
         (7, "u32 bpf_get_prandom_u32(void)"),
         (8, "u32 bpf_get_smp_processor_id(void)"),

@@ -140,6 +140,15 @@ def _atomic_text(insn: Atomic) -> str:
     return f"r{insn.src} = {word}({place}, r{insn.src})"
 
 
+def _map_text(prog: Prog, insn: LdImm64) -> str:
+    """A constant that stands for a map of the program, by the map's name; empty for any other."""
+    number = insn.value & op.MASK32
+    if insn.pseudo not in (op.MAP_INDEX, op.MAP_INDEX_VALUE) or number >= len(prog.maps):
+        return ""
+    name = prog.maps[number].name
+    return f"r{insn.dst} = " + (name if insn.pseudo == op.MAP_INDEX else f"map_val({name}) + {insn.value >> 32}")
+
+
 def insn_text(prog: Prog, index: int) -> str:
     """Insn `index` of a program as the verifier's log writes it: `(79) r1 = *(u64 *)(r11 +8)`, callees by name."""
     typed = prog.ops[index]
@@ -148,7 +157,7 @@ def insn_text(prog: Prog, index: int) -> str:
         kfunc = prog.kfunc(typed.btf_id)
         text = f"call {kfunc.name}#{typed.btf_id}" if kfunc else text
     elif isinstance(typed, LdImm64):
-        text = text.removesuffix(" ll")
+        text = (_map_text(prog, typed) or text).removesuffix(" ll")
     elif isinstance(typed, CallHelper):
         from_id = {helper.id: helper.name for helper in HELPERS_BY_NAME.values()}
         text = f"call {from_id.get(typed.id, 'unknown')}#{typed.id}"

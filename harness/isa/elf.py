@@ -13,8 +13,11 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from harness.isa import opcodes as op
+from harness.isa.btf import MAGIC
 from harness.isa.btfread import EXTERN, BtfError, Ext, Line, Types, read_btf, read_btf_ext
+from harness.isa.elfmaps import ElfMapError, ElfMaps, externs, read_maps
 from harness.isa.insn import INSN_BYTES, LD_IMM64, Insn, Prog, Subprog, insns_from_bytes
+from harness.isa.maps import MAX_MAPS, Map
 from harness.isa.proto import Proto
 
 MAX_BYTES: Final = 16 << 20
@@ -22,6 +25,10 @@ MAX_INSNS: Final = 1_000_000
 R_BPF_64_64, R_BPF_64_32 = 1, 10
 _CALL: Final = op.JMP_CLASS.code | op.CALL_CODE << 4
 _EXECUTABLE: Final = 4  # SHF_EXECINSTR
+# What the library meets damaged files with.
+_DAMAGE: Final = (
+    ELFError, struct.error, UnicodeDecodeError, ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError,
+)  # fmt: skip
 
 
 class ElfError(ValueError):
@@ -58,6 +65,15 @@ class _Call:
     extern: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """What a relocation says of an LD_IMM64: a place in a section; `name` is for messages."""
+
+    section: str
+    offset: int
+    name: str
+
+
 @dataclass(slots=True)
 class _Object:
     """The parts of a file."""
@@ -65,7 +81,8 @@ class _Object:
     code: dict[str, tuple[Insn, ...]] = field(default_factory=dict)
     functions: dict[str, list[_Function]] = field(default_factory=dict)
     calls: dict[tuple[str, int], _Call] = field(default_factory=dict)
-    data: dict[tuple[str, int], str] = field(default_factory=dict)  # what an LD_IMM64 refers to
+    data: dict[tuple[str, int], _Data] = field(default_factory=dict)
+    maps: ElfMaps = field(default_factory=ElfMaps)
     types: Types | None = None
     ext: Ext | None = None
 
@@ -74,26 +91,31 @@ class _Object:
         return next((f for f in self.functions.get(section, ()) if f.start == insn), None)
 
 
+def load_types(raw: bytes) -> Types:
+    """The BTF of any ELF object, or of a section by itself. Raises ElfError, BtfError."""
+    if len(raw) > MAX_BYTES:
+        raise ElfError(f"expected at most {MAX_BYTES} bytes")
+    if raw[:2] == MAGIC.to_bytes(2, "little"):
+        return read_btf(raw)
+    try:
+        section = ELFFile(io.BytesIO(raw)).get_section_by_name(".BTF")
+        data = None if section is None else section.data()
+    except _DAMAGE as error:
+        raise ElfError(f"no ELF object that can be read: {error or type(error).__name__}") from error
+    if data is None:
+        raise ElfError("expected a section .BTF, found none")
+    return read_btf(data)
+
+
 def load_object(raw: bytes) -> list[ElfProgram]:
     """The programs of an object file. Raises ElfError."""
     if len(raw) > MAX_BYTES:
         raise ElfError(f"expected at most {MAX_BYTES} bytes")
     try:
         return _load(raw)
-    except BtfError as error:
+    except (BtfError, ElfMapError) as error:
         raise ElfError(str(error)) from error
-    # The library meets damaged files with these.
-    except (
-        ELFError,
-        struct.error,
-        UnicodeDecodeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        TypeError,
-        OverflowError,
-    ) as error:
+    except _DAMAGE as error:
         if isinstance(error, ElfError):
             raise
         raise ElfError(f"no ELF object that can be read: {error or type(error).__name__}") from error
@@ -112,6 +134,7 @@ def _load(raw: bytes) -> list[ElfProgram]:
     symbols = elf.get_section_by_name(".symtab")
     if symbols is None:
         raise ElfError("expected a section .symtab, found none")
+    found.maps = read_maps(sections, symbols, found.types)
     _read_functions(found, sections, symbols)
     _read_relocations(found, sections, symbols)
     programs = [f for section in found.code if section != ".text" for f in found.functions.get(section, ())]
@@ -198,7 +221,10 @@ def _relocation(
         else:
             raise ElfError(f"{where}: a call of {symbol.name or target!r}, which is no code")
     elif kind == R_BPF_64_64 and insn.opcode == LD_IMM64:
-        found.data[section, index] = f"{symbol.name or target} (section {target or 'none'})"
+        if at == "SHN_UNDEF":
+            kind_of = externs(found.types).get(symbol.name, "another object")
+            raise ElfError(f"{where}: {symbol.name} is a variable of {kind_of}, which is not supported")
+        found.data[section, index] = _Data(target, symbol["st_value"] + insn.imm, symbol.name or target)
     else:
         raise ElfError(f"{where}: relocation {kind} of an insn with opcode {insn.opcode:#x} is not known")
 
@@ -211,6 +237,7 @@ class _Linker:
     main: _Function
     order: list[_Function] = field(default_factory=list)
     kfuncs: list[Proto] = field(default_factory=list)
+    maps: list[Map] = field(default_factory=list)
 
     def run(self) -> ElfProgram:
         """The program. Raises ElfError."""
@@ -232,11 +259,12 @@ class _Linker:
                 line = self.found.ext.lines.get((function.section, index * INSN_BYTES)) if self.found.ext else None
                 if line is not None:
                     lines[len(insns)] = line
-                insns.append(self._linked(function.section, index, len(insns), starts))
+                insns.append(self._linked(function, index, len(insns), starts))
         subprogs = (self._subprog(function, starts) for function in self.order)
         return ElfProgram(
-            self.main.name, self.main.section, Prog(tuple(insns), tuple(subprogs), tuple(self.kfuncs)), lines
-        )
+            self.main.name, self.main.section,
+            Prog(tuple(insns), tuple(subprogs), tuple(self.kfuncs), tuple(self.maps)), lines,
+        )  # fmt: skip
 
     def _subprog(self, function: _Function, starts: Mapping[tuple[str, int], int]) -> Subprog:
         start = starts[function.section, function.start]
@@ -249,11 +277,6 @@ class _Linker:
         for index in range(function.start, function.end):
             insn = self.found.code[function.section][index]
             call = self.found.calls.get((function.section, index))
-            if (function.section, index) in self.found.data:
-                what = self.found.data[function.section, index]
-                raise ElfError(
-                    f"{function.name} insn {index - function.start}: {what}: maps and data sections are not supported yet"
-                )
             if call is not None and call.extern:
                 self._kfunc(call.extern)
             elif call is not None or (insn.opcode == _CALL and insn.src == op.CALL_SUBPROG.src):
@@ -277,8 +300,30 @@ class _Linker:
         self.kfuncs.append(types.proto(number))
         return len(self.kfuncs)
 
-    def _linked(self, section: str, index: int, here: int, starts: Mapping[tuple[str, int], int]) -> Insn:
+    def _map(self, data: _Data, where: str) -> tuple[int, int]:
+        """The number of the map that an insn names, and the offset in its value; -1 is the map itself."""
+        try:
+            place = self.found.maps.find(data.section, data.offset)
+        except ElfMapError as error:
+            raise ElfError(f"{where}: {data.name}: {error}") from error
+        if place is None:
+            kind = "a function" if data.section in self.found.code else f"section {data.section or 'none'}"
+            raise ElfError(f"{where}: the address of {data.name} ({kind}) is not supported")
+        if place[0] not in self.maps:
+            self.maps.append(place[0])
+        if len(self.maps) > MAX_MAPS:
+            raise ElfError(f"{where}: expected at most {MAX_MAPS} maps in a program")
+        return self.maps.index(place[0]), place[1]
+
+    def _linked(self, function: _Function, index: int, here: int, starts: Mapping[tuple[str, int], int]) -> Insn:
+        section = function.section
         insn, call = self.found.code[section][index], self.found.calls.get((section, index))
+        for at in (index, index - 1):  # both slots of an LD_IMM64
+            if (data := self.found.data.get((section, at))) is not None:
+                number, offset = self._map(data, f"{function.name} insn {at - function.start}")
+                if at != index:
+                    return Insn(0, imm=max(offset, 0))
+                return Insn(insn.opcode, insn.dst, op.MAP_INDEX if offset < 0 else op.MAP_INDEX_VALUE, imm=number)
         if call is not None and call.extern:
             return Insn(insn.opcode, src=op.CALL_KFUNC.src, imm=self._kfunc(call.extern))
         if call is not None or (insn.opcode == _CALL and insn.src == op.CALL_SUBPROG.src):

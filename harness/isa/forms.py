@@ -101,6 +101,8 @@ def packet_load(line: Line, dst: int, size: op.Size) -> Insn:
     mode, index = op.MODE_ABS, 0
     if REG.match(line.peek()):
         mode, index = op.MODE_IND, line.reg()[0]
+        if line.peek() == "+" and line.peek(1).startswith("-"):  # as the verifier's log has it
+            line.take()
     zero = mode == op.MODE_IND and line.peek() == "]"
     imm = 0 if zero else line.number(-(1 << 31), (1 << 31) - 1, "an offset")
     line.want("]")

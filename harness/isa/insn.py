@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Final
 
 from harness.isa import opcodes as op
+from harness.isa.maps import Map
 from harness.isa.proto import Proto
 
 _LAYOUT: Final = struct.Struct("<BBhi")
@@ -426,14 +427,15 @@ class Subprog:
 
 @dataclass(frozen=True)
 class Prog:
-    """Insns, subprogs in the order of their insns (the first is the main prog), and the kfuncs it may call.
+    """Insns, subprogs in the order of their insns (the first is the main prog), the kfuncs it may call, and its maps.
 
-    `kfuncs[i]` has BTF id `i + 1`.
+    `kfuncs[i]` has BTF id `i + 1`; an LD_IMM64 of the pseudo forms MAP_INDEX and MAP_INDEX_VALUE names `maps[i]` by `i`.
     """
 
     insns: tuple[Insn, ...]
     subprogs: tuple[Subprog, ...]
     kfuncs: tuple[Proto, ...] = ()
+    maps: tuple[Map, ...] = ()
 
     @cached_property
     def ops(self) -> tuple[Op, ...]:

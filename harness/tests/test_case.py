@@ -512,11 +512,3 @@ def test_find_files(tmp_path: Path) -> None:
 def test_an_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(CaseError("f", 1, 2, "m")))
     assert str(error) == "f:1:2: m"
-
-
-def test_cost_of_a_case(load: Loads) -> None:
-    load.cases(SMALL)  # the validator is made once
-    text = "".join(NINE.split("\n", 1)[1].replace("nine_args", f"nine_{n}") for n in range(100))
-    started = time.perf_counter()
-    assert len(load.cases(text)) == 100
-    assert (time.perf_counter() - started) / 100 < 0.003  # ten times what it takes alone on a slow machine

@@ -238,7 +238,6 @@ def test_native_code_and_results_on_record(tmp_path: Path) -> None:
     assert all(part.same for name, part in found.items() if name != "log")
 
 
-@pytest.mark.xfail(strict=True, reason="`compare --golden` compares logs, of which a record has the end or nothing")
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_record_without_a_difference_is_the_same(refused: bool, tmp_path: Path) -> None:
     if refused:

@@ -50,26 +50,25 @@ def test_every_example_of_the_page_can_be_read() -> None:
         assert document.data == yaml.safe_load(block)
 
 
-def rows() -> dict[str, Any]:
-    """The examples of the README's tables, by key."""
+def rows() -> list[tuple[str, Any]]:
+    """The keys of the README's tables with their examples; those of a case come first."""
     found = re.findall(r"^\| `(\w+)` \| .* \| `([^`]*)` \|$", README.read_text(encoding="utf-8"), re.MULTILINE)
-    examples: dict[str, Any] = {}
+    examples: list[tuple[str, Any]] = []
     for key, text in found:
         document = parse(text, "README")
         assert document.errors == ()
         assert isinstance(document.data, dict)
-        examples[key] = document.data[key]
+        examples.append((key, document.data[key]))
     return examples
 
 
 def test_the_readme_has_an_example_of_every_key_and_all_are_valid() -> None:
     jsonschema: Any = pytest.importorskip("jsonschema")
     examples = rows()
-    assert list(examples) == [
-        *load_schema()["definitions"]["case"]["properties"],
-        "retval", "memory", "calls", "place", "at", "rule", "msg",
-    ]  # fmt: skip
+    case, expect = (load_schema()["definitions"][name]["properties"] for name in ("case", "expect"))
+    wanted = [*case, "retval", "memory", "maps", "calls", "place", "linux", "at", "rule", "msg"]
+    assert [key for key, _ in examples] == wanted
     definitions = load_schema()["definitions"]
-    properties = definitions["case"]["properties"] | definitions["expect"]["properties"]
-    for key, example in examples.items():
+    for number, (key, example) in enumerate(examples):
+        properties = case if number < len(case) else expect
         jsonschema.Draft7Validator({**properties[key], "definitions": definitions}).validate(example)

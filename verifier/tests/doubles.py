@@ -1,5 +1,7 @@
 """Broken verifiers: each is Verifier with one method wrong, named after the defect it re-makes."""
 
+from collections.abc import Iterable
+
 from harness.isa.insn import Op, Subprog
 from verifier import rules
 from verifier.state import Frame, RegState, State
@@ -74,3 +76,49 @@ class StoresNeedNoCall(Verifier):
 
     def check_stores_used(self) -> None:
         pass
+
+
+class LookupsNotCompared(Verifier):
+    """Pruning ignores which pointers come from one lookup."""
+
+    def lookups_covered(self, held: Iterable[tuple[object, object]]) -> bool:
+        return True
+
+
+class SlotsNotDecided(Verifier):
+    """A look for NULL tells nothing of the stack arguments."""
+
+    def decide(self, state: State, lookup: int, *, found: bool) -> None:
+        slots = [frame.slots[:] for frame in state.frames]
+        super().decide(state, lookup, found=found)
+        for frame, before in zip(state.frames, slots, strict=True):
+            frame.slots = before
+
+
+class EveryLookupDecided(Verifier):
+    """A look for NULL at one result is one at all."""
+
+    def decide(self, state: State, lookup: int, *, found: bool) -> None:
+        for number in range(1, lookup + 8):
+            super().decide(state, number, found=found)
+
+
+class ReadOnlyMapWritten(Verifier):
+    """Nobody asks whether a map may be written."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.MapWritable)]
+
+
+class ValuesUnbounded(Verifier):
+    """A map's value has no end."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.ValueBounds)]
+
+
+class AtomicsAnywhere(Verifier):
+    """An atomic access may be unaligned."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.ValueAligned)]

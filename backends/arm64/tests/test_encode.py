@@ -37,6 +37,7 @@ def _disassemble(word: int) -> str:
 def _normal(text: str, bits: int) -> str:
     """Numbers in decimal and modulo the width; parts that mean nothing left out."""
     text = re.sub(r"#(-?\w+)", lambda m: f"#{int(m[1], 0) % (1 << bits)}", text)
+    text = "ret" if text == "ret x30" else text
     return re.sub(r", #0\](?!!)", "]", text.removesuffix(", lsl #0"))
 
 

@@ -170,11 +170,23 @@ def test_an_info_that_is_refused_gives_no_native_code() -> None:
     assert isinstance(reply_of("x86_64", job(), answer, {}), Unsupported)
 
 
-@pytest.mark.xfail(strict=True, reason="native code beyond MAX_JITED_BYTES is judged as if it were zeros")
 def test_native_code_that_has_no_room_is_not_made_up() -> None:
     program = prog(Source("main", "r0 = 0\nexit"), Source("f", "r0 = 0\nexit"))
     answer = ask(Kernel([accepted(b"\x90" * 70000, Done(0, {0: b""}), room=65536)]), job(program))
     assert isinstance(reply_of("x86_64", job(program), answer, {}), Unsupported)
+
+
+def test_a_log_without_room_is_no_refusal() -> None:
+    """The kernel ends the load with ENOSPC: it is asked again with more room, then for statistics alone."""
+    full, run = refused(28, "0: (b7) r0 = 1\n"), Done(0, {0: b"\4\0\0\0\x07"})
+    kernel = Kernel([full, accepted(b"\xc3" * 4, run)])
+    assert ask(kernel, job()).errno == 0
+    rooms = [word(kernel.load(number).bufs[0].data, 28) for number in (0, 1)]
+    assert rooms == [1 << 18, 1 << 24] == [kernel.load(number).bufs[3].length for number in (0, 1)]
+    kernel = Kernel([full, full, accepted(b"\xc3" * 4, run)])
+    assert ask(kernel, job()).errno == 0
+    assert [word(kernel.load(number).bufs[0].data, 24) for number in range(3)] == [5, 5, 4]  # log_level
+    assert ask(Kernel([full] * 3), job()).errno == 28
 
 
 # --- asking

@@ -1,7 +1,6 @@
 """A running kernel as a source of replies, with kernels that answer what they are told to."""
 
 import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +46,8 @@ class Kernel:
         names = [call.name for call in calls]
         if names == ["uname"]:
             return [Done(0, {0: b"\0" * 130 + b"7.2.99-test\0"})]
+        if calls[0].args[0] == 0:  # BPF_MAP_CREATE: whoever looks for helpers' addresses finds none here
+            return [Done(-1, {0: b""})] * len(calls)
         insns = calls[1].bufs[1].data
         self.asked.append(len(insns) // 8)
         if struct.pack("<i", 77) in insns:
@@ -164,7 +165,6 @@ def test_a_kernel_that_does_not_come_up_is_tried_once() -> None:
     assert tries == [1]
 
 
-@pytest.mark.xfail(strict=True, reason="Live._start() forgets a kernel that fails while it is being asked what it has")
 def test_a_kernel_that_does_not_come_up_is_ended() -> None:
     kernel = Sick()
     source = live([kernel])
@@ -173,7 +173,6 @@ def test_a_kernel_that_does_not_come_up_is_ended() -> None:
     assert kernel.closed
 
 
-@pytest.mark.xfail(strict=True, reason="Live._start() forgets a kernel for which no kfuncs can be made")
 def test_a_kernel_without_a_compiler_is_ended() -> None:
     kernel = Kernel()
 
@@ -186,9 +185,6 @@ def test_a_kernel_without_a_compiler_is_ended() -> None:
     assert kernel.closed
 
 
-@pytest.mark.xfail(
-    strict=True, reason="EPERM and ENOSYS of bpf(2) itself are taken for the verifier's refusal of each program"
-)
 @pytest.mark.parametrize("errno", [1, 38])
 def test_a_kernel_that_may_not_be_asked(errno: int) -> None:
     """As in a container without CAP_BPF (EPERM), or without CONFIG_BPF_SYSCALL (ENOSYS): missing, so skipped."""
@@ -217,9 +213,6 @@ def test_a_kernel_that_cannot_be_closed() -> None:
     source.close()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(struct.error, zlib.error), reason="arch_of() lets struct.error and zlib.error through"
-)
 @pytest.mark.parametrize("content", ["4d5a", "1f8b0800000000000003ffffffff"], ids=["a short PE", "a broken gzip"])
 def test_an_image_that_is_cut_off(content: str, tmp_path: Path) -> None:
     path = tmp_path / "image"

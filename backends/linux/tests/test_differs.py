@@ -51,7 +51,6 @@ def test_an_entry_that_cannot_be_used(name: str, tmp_path: Path) -> None:
         load(tmp_path, text)
 
 
-@pytest.mark.xfail(strict=True, reason="load_differences() lets yaml.YAMLError through")
 def test_a_file_that_is_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(DiffersError, match=r"differs\.yaml"):
         load(tmp_path, "- {case: [\n")

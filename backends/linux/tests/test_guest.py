@@ -216,7 +216,6 @@ def test_a_guest_that_ended_since(tmp_path: Path) -> None:
     guest.close()
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="Guest lets OSError of a QEMU that cannot be started through")
 @pytest.mark.parametrize("text", [None, "no program\n"])
 def test_a_qemu_that_cannot_be_started(text: str | None, tmp_path: Path) -> None:
     program = tmp_path / "qemu"
@@ -227,7 +226,6 @@ def test_a_qemu_that_cannot_be_started(text: str | None, tmp_path: Path) -> None
         Guest("x86_64", tmp_path / "image", Tool((str(program),)), b"agent")
 
 
-@pytest.mark.xfail(strict=True, reason="an ask that the guest does not read blocks for as long as QEMU lives")
 def test_a_guest_that_does_not_listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guests, "ANSWER_SECONDS", 0.1)
     guest = boot("say(b'ready')\ntime.sleep(60)", tmp_path)

@@ -177,9 +177,6 @@ def test_x86_64_a_call_backwards() -> None:
     assert image.code[16:22].hex() == "e8" + "ebffffff" + "c3"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a displacement from rip is taken for an address, and a negative one is not seen"
-)
 @pytest.mark.parametrize("variable", [0xFFFF_FFFF_83DB_D028, 0xFFFF_FFFF_C100_0028])
 def test_x86_64_per_cpu_from_rip(variable: int) -> None:
     """add rax, gs:[rip + X], 8 bytes: X leads from the next insn to the variable."""

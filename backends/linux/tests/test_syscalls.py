@@ -102,7 +102,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert found.value.errno == EISDIR
 
 
-@pytest.mark.xfail(strict=True, reason="read_file() leaves the descriptor open where the read fails")
 def test_a_file_that_cannot_be_read_is_closed(tmp_path: Path) -> None:
     opened, one = HostKernel().batch([open_file(str(tmp_path)), close(0)])
     assert one.ret == 0

@@ -48,7 +48,7 @@ BAD = [
     ("goto +40000", 0, 5, "does not fit"),
     ("r0 = *(u65 *)(r1 + 0)", 0, 7, "expected one of u32 u16 u8 u64"),
     ("r0 = *(u64 *)(r1 + 0", 0, 20, "expected ')'"),
-    ("w0 = *(u64 *)(r1 + 0)", 0, 3, "a load needs a 64-bit register"),
+    ("w0 = *(u64 *)(r1 + 0)", 0, 3, "a load of 64 bits, or of a signed value, needs a 64-bit register"),
     ("*(u64 *)(r1 + 99999) = 1", 0, 12, "an offset 0x1869f does not fit"),
     ("r1 = -r2", 0, 6, "a negation names one register twice"),
     ("", 0, 0, "there is no insn here"),

@@ -1,6 +1,7 @@
 """Objects as clang makes them; the numbers are llvm-objdump's."""
 
 import contextlib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -79,11 +80,49 @@ def test_lines_are_the_sources() -> None:
     assert all(source[line.line - 1].strip() == line.text.strip() for line in lines.values())
 
 
-def test_data_is_refused_by_name() -> None:
-    with pytest.raises(
-        ElfError, match=r"reads insn 3: \.rodata \(section \.rodata\): maps and data sections are not supported yet"
-    ):
-        load_object((OBJECTS / "data.o").read_bytes())
+MAPS = (OBJECTS / "maps.o").read_bytes()
+
+
+def test_maps_and_data_sections() -> None:
+    """Those that the program names, in the order in which it names them; values are those of the source."""
+    (program,) = load_object(MAPS)
+    pairs, data, bss, rodata, seen = program.prog.maps
+    assert (pairs.name, pairs.type, pairs.key_size, pairs.value_size, pairs.max_entries) == ("pairs", "array", 4, 16, 4)
+    assert (seen.name, seen.type, seen.key_size, seen.value_size, seen.max_entries) == ("seen", "hash", 8, 8, 16)
+    assert (data.name, data.content) == (".data", ((bytes(4), b"d" + bytes(7)),))
+    assert (bss.name, bss.content) == (".bss", ((bytes(4), bytes(8)),))
+    words = b"".join(number.to_bytes(4, "little") for number in (3, 5, 7, 11))
+    assert (rodata.name, rodata.content) == (".rodata", ((bytes(4), words),))
+    assert [map_.is_constant for map_ in program.prog.maps] == [False, False, False, True, False]
+
+
+def test_constants_name_maps() -> None:
+    """src 5: a map by its index; 6: its value, the offset in the second slot. RFC 9669, table 12."""
+    (program,) = load_object(MAPS)
+    rows = [(insn.src, insn.imm, after.imm) for insn, after in pairwise(program.prog.insns) if insn.opcode == 0x18]
+    assert rows[:3] == [(5, 0, 0), (6, 1, 0), (6, 2, 0)]
+
+
+def test_an_offset_into_data() -> None:
+    (program,) = load_object((OBJECTS / "data.o").read_bytes())
+    assert [map_.name for map_ in program.prog.maps] == [".rodata"]
+    assert program.prog.maps[0].content[0][1].hex(" ", 4) == "01000000 02000000 03000000 04000000"
+
+
+REFUSED = {
+    "kconfig.o": r"section syscall, byte 0: CONFIG_HZ is a variable of \.kconfig, which is not supported",
+    "pointers.o": r"reads insn 0: \.data: section \.data holds addresses, which are not supported in data",
+    "callback.o": r"passes insn 1: the address of \.text \(a function\) is not supported",
+    "ring.o": r"map ring: type 27 is not known here; known: hash \(1\), array \(2\)",
+    "flags.o": r"map m: flags 0x1 are not known here; known: BPF_F_RDONLY_PROG \(0x80\)",
+    "pinned.o": r"map m: key: expected 4 bytes, as an array has, found 8",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused(name: str) -> None:
+    with pytest.raises(ElfError, match=REFUSED[name]):
+        load_object((OBJECTS / name).read_bytes())
 
 
 @pytest.mark.parametrize(
@@ -105,9 +144,12 @@ def test_what_is_no_object(raw: bytes, message: str) -> None:
 
 
 @settings(deadline=None, derandomize=True, max_examples=400)
-@given(st.lists(st.tuples(st.integers(0, len(CALLS) - 1), st.integers(0, 255)), min_size=1, max_size=6))
-def test_damaged_objects_are_told(changes: list[tuple[int, int]]) -> None:
-    raw = bytearray(CALLS)
+@given(
+    st.sampled_from([CALLS, MAPS]),
+    st.lists(st.tuples(st.integers(0, min(len(CALLS), len(MAPS)) - 1), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_damaged_objects_are_told(whole: bytes, changes: list[tuple[int, int]]) -> None:
+    raw = bytearray(whole)
     for at, value in changes:
         raw[at] = value
     with contextlib.suppress(ElfError):  # and nothing else

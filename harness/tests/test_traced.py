@@ -1,0 +1,105 @@
+"""Cases of trampolines: what is wrong with one is told, and what is wrong with a trampoline is seen."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.case import LoadedFile, load_file
+
+RIGHT = """\
+- case: x
+  about: It is.
+  spec: AAPCS64, C.14
+  trampoline:
+    func: u64 f(u64 a, struct {u8 b; u32 c;} d)
+    args: [1, [2, 3]]
+    returns: 5
+    progs: [fentry, {fmod_ret: 0}, fexit]
+  expect: {verdict: accept, retval: 5, place: {arm64: {d: x1}, x86_64: {d: rsi}}}
+"""
+
+
+def load(tmp_path: Path, text: str) -> LoadedFile:
+    path = tmp_path / "c.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_file(path, shown="c.yaml")
+
+
+def test_values_are_bytes(tmp_path: Path) -> None:
+    (case,) = load(tmp_path, RIGHT).cases
+    assert case.traced is not None
+    assert [raw.hex() for raw in case.traced.call.args] == ["0100000000000000", "0200000003000000"]
+    assert case.traced.call.result.hex() == "0500000000000000"
+
+
+WRONG = {
+    ("u64 f(u64 a, struct", "u64 f(u64 a, strukt"): "c.yaml:5:",
+    ("args: [1, [2, 3]]", "args: [1]"): "c.yaml:6:11: args: expected 2, one for each parameter, found 1",
+    ("args: [1, [2, 3]]", "args: [1, 2]"): "expected a list of the members of struct {u8 b; u32 c;}, found 2",
+    ("args: [1, [2, 3]]", "args: [1, [2]]"): "expected 2 members of struct",
+    ("args: [1, [2, 3]]", "args: [1, [256, 3]]"): "does not hold 256",
+    ("args: [1, [2, 3]]", 'args: [1, "0102"]'): "expected 8 bytes of struct",
+    ("returns: 5", "returns: 0x10000000000000000"): "does not hold 18446744073709551616",
+    ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, found 'fentri'",
+    ("{arm64: {d: x1}", "{arm64: {e: x1}"): "f has no parameter 'e' (parameters: a, d)",
+    ("  expect:", "  prog: {main: exit}\n  expect:"): "expected one of prog, elf and trampoline, found prog and trampoline",
+    ("  expect:", "  needs: [kfuncs]\n  expect:"): "needs goes with prog",
+    ("retval: 5", 'memory: "00"'): "memory goes with prog",
+    ("verdict: accept, retval: 5", "verdict: reject, rule: tramp-load"): "place goes with verdict: accept only",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_what_is_wrong_is_told(change: tuple[str, str], tmp_path: Path) -> None:
+    assert change[0] in RIGHT
+    loaded = load(tmp_path, RIGHT.replace(*change))
+    assert loaded.cases == ()
+    assert any(WRONG[change] in str(error) for error in loaded.errors), [str(error) for error in loaded.errors]
+
+
+def test_neither_prog_nor_trampoline(tmp_path: Path) -> None:
+    text = "- {case: x, about: It is., spec: y, expect: {verdict: accept}}\n"
+    assert "expected one of prog, elf and trampoline, found none" in str(load(tmp_path, text).errors[0])
+
+
+FAILS = {
+    ("retval: 5", "retval: 6"): "got     retval = 0x5",
+    ("d: x1", "d: x2"): "got     d = x1",
+    ("retval: 5,", "retval: 5, linux: {arm64: [TRAMP-CTX]},"): "expect  Linux 7.2 breaks TRAMP-CTX",
+    ("{verdict: accept, retval: 5, place: {arm64: {d: x1}, x86_64: {d: rsi}}}", "{verdict: reject, rule: tramp-load}"):
+        "got     verdict = accept",
+    ("u64 f(", "struct {long a, b, c;} f("): "got     verdict = reject (tramp-load): load: errno 22",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", FAILS)
+def test_a_case_can_fail(change: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    text = RIGHT.replace(*change)
+    path.write_text(
+        text.replace("returns: 5", 'returns: "' + "00" * 24 + '"') if "long a, b, c" in text else text, encoding="utf-8"
+    )
+    assert cli.main(["run", str(path), "--no-reports", "--backend", "jit-arm64"]) == 1
+    assert FAILS[change] in capsys.readouterr().out
+
+
+def test_who_makes_none_skips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(RIGHT, encoding="utf-8")
+    assert cli.main(["run", str(path), "--no-reports"]) == 0
+    assert "1 cases: 2 passed" in capsys.readouterr().out
+    assert cli.main(["run", str(path), "--no-reports", "--backend", "interp"]) == 1
+    assert "skipped 1: interp makes no trampolines" in capsys.readouterr().out
+
+
+def test_show_tells_words_events_and_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(RIGHT, encoding="utf-8")
+    assert cli.main(["show", f"{path}::x", "--backend", "jit-x86_64"]) == 0
+    out = capsys.readouterr().out
+    assert "ctx[1]  d, bytes 0 to 7          rsi" in out
+    assert (
+        "enter; enter 0; fentry 0; exit 0; enter 1; fmod_ret 1; exit 1; original; enter 2; fexit 2; exit 2; exit" in out
+    )
+    assert "push rbp" in out
