@@ -137,7 +137,7 @@ class BesideNoElements(Marshalling):
 def _with_size(ctype: CType) -> Iterator[CType]:
     """The members of a struct that have a size, those of a struct within it in its place."""
     ctype = bare(ctype)
-    if isinstance(ctype, CStruct):
+    if isinstance(ctype, CStruct) and not ctype.union:
         for member in ctype.members or ():
             if size_of(member.type, ARM64) and member.bits != 0:
                 yield from _with_size(member.type)

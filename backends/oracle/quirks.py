@@ -147,7 +147,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-14", "gcc", "arm64", "12.2",
-        "One complex number or short vector beside arrays of no elements is an HFA or HVA; one float is not.",
+        "One complex number or short vector in a struct with arrays of no elements is an HFA or HVA; one float is not.",
         "open: such arrays are GNU C; to clang none is",
         on_arm64.BesideNoElements,
     ),
