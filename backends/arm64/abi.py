@@ -119,6 +119,7 @@ class Marshalling:
     def __init__(self) -> None:
         """Stage A. A.1, A.2, A.4: `nsaa` counts from SP."""
         self.ngrn, self.nsrn, self.nsaa = 0, 0, 0
+        self.stack_align = ABI.stack_align
         self.rules: tuple[tuple[str, Callable[[Arg], Pieces | None]], ...] = (
             ("C.1", self.c1), ("C.2", self.c2), ("C.3", self.c3), ("C.4", self.c4), ("C.5", self.c5), ("C.6", self.c6),
             ("C.9", self.c9), ("C.10", self.c10), ("C.11", self.c11), ("C.12", self.c12), ("C.13", self.c13),
@@ -310,7 +311,7 @@ def layout(proto: Proto, rules: type[Marshalling] = Marshalling) -> Layout:
     """Where the arguments of `proto` are at the call, and its result at the return. Raises LayoutError."""
     state = rules()
     args = (*map(state.place, proto.params), *map(state.place_anonymous, proto.anonymous))
-    return Layout(args, result(proto.result, rules), state.nsaa, ABI.stack_align)
+    return Layout(args, result(proto.result, rules), state.nsaa, state.stack_align)
 
 
 def result(ctype: CType, rules: type[Marshalling] = Marshalling) -> Placed | None:

@@ -3,9 +3,22 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from backends.abi import Arg
+from backends.abi import Arg, Placed
 from backends.arm64.abi import Homogeneous, Marshalling
-from harness.isa.ctypes import ARM64, CArray, CComplex, CStruct, CType, CVector, align_of, bare, is_padding, size_of
+from harness.isa.ctypes import (
+    ARM64,
+    CArray,
+    CComplex,
+    CStruct,
+    CType,
+    CVector,
+    Param,
+    align_of,
+    bare,
+    is_padding,
+    rounded_up,
+    size_of,
+)
 
 
 class PackedBits(Marshalling):
@@ -15,6 +28,10 @@ class PackedBits(Marshalling):
         members = arg.type.members or () if isinstance(arg.type, CStruct) else ()
         of_types = [align_of(member.type, ARM64) for member in members if member.bits is not None]
         return max([super().natural(arg), *of_types])
+
+    def c10(self, arg: Arg) -> None:
+        if arg.size == 16:
+            super().c10(arg)
 
 
 class OnlyUnnamedBits(Marshalling):
@@ -52,25 +69,26 @@ class EmptyStructs(Marshalling):
     """D-17."""
 
     def homogeneous_of(self, ctype: CType) -> Homogeneous | None:
-        return super().homogeneous_of(_without_empty(ctype))
+        found = super().homogeneous_of(_without_empty(ctype))
+        return found if found and found.size * found.count == size_of(ctype, ARM64) else None
 
 
 def _without_empty(ctype: CType) -> CType:
-    """A struct without its members that are structs of no size, and arrays of such."""
+    """A struct without its members that are structs which hold no value, and arrays of such."""
     ctype = bare(ctype)
     if isinstance(ctype, CArray):
         return replace(ctype, of=_without_empty(ctype.of))
     if not isinstance(ctype, CStruct):
         return ctype
     members = [replace(member, type=_without_empty(member.type)) for member in ctype.members or ()]
-    kept = [member for member in members if size_of(member.type, ARM64) or not _is_struct(member.type)]
+    kept = [member for member in members if not _holds_nothing(member.type)]
     return replace(ctype, members=tuple(kept))
 
 
-def _is_struct(ctype: CType) -> bool:
+def _holds_nothing(ctype: CType) -> bool:
     while isinstance(ctype, CArray) and ctype.count:
         ctype = bare(ctype.of)
-    return isinstance(ctype, CStruct)
+    return is_padding(ctype, ARM64)
 
 
 class ByMembersOnTheStack(Marshalling):
@@ -78,6 +96,22 @@ class ByMembersOnTheStack(Marshalling):
 
     def c4(self, arg: Arg) -> None:
         self.align = max(self.align, self.homogeneous.size if self.homogeneous else 0)
+        super().c4(arg)
+
+
+class AlignedByVaArg(Marshalling):
+    """D-23."""
+
+    is_anonymous = False
+
+    def place_anonymous(self, param: Param) -> Placed:
+        self.is_anonymous = True
+        return super().place_anonymous(param)
+
+    def c4(self, arg: Arg) -> None:
+        if self.is_anonymous and self.homogeneous:
+            align = max(16, align_of(arg.type, ARM64))
+            self.nsaa, self.stack_align = rounded_up(self.nsaa, align), max(self.stack_align, align)
         super().c4(arg)
 
 
@@ -103,9 +137,9 @@ class BesideNoElements(Marshalling):
 def _with_size(ctype: CType) -> Iterator[CType]:
     """The members of a struct that have a size, those of a struct within it in its place."""
     ctype = bare(ctype)
-    if isinstance(ctype, CStruct):
+    if isinstance(ctype, CStruct) and not ctype.union:
         for member in ctype.members or ():
-            if size_of(member.type, ARM64):
+            if size_of(member.type, ARM64) and member.bits != 0:
                 yield from _with_size(member.type)
     elif isinstance(ctype, CArray) and ctype.count == 1:
         yield from _with_size(ctype.of)

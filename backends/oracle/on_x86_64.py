@@ -13,7 +13,6 @@ from harness.isa.ctypes import (
     CStruct,
     CType,
     Leaf,
-    Member,
     Param,
     align_of,
     bare,
@@ -107,8 +106,6 @@ class UnnamedBits(Passing):
     def fields(self, ctype: CType) -> Iterable[Leaf]:
         yield from super().fields(ctype)
         yield from (leaf for leaf in leaves(ctype, X86_64, unnamed_bits=True) if leaf.is_bits)
-        for at, member in _zero_bits(ctype, 0):
-            yield from leaves(member.type, X86_64, at * 8)
 
     def cleaned(self, arg: Arg, classes: Classes) -> Classes:
         found = super().cleaned(arg, classes)
@@ -164,18 +161,33 @@ class WholeBitFields(Passing):
                     yield at + field.at_bit // 8, size
 
 
-def _zero_bits(ctype: CType, at: int) -> Iterator[tuple[int, Member]]:
-    """The bit-fields without bits of the unions in a type."""
+class UnionBits(Passing):
+    """D-22."""
+
+    def fields(self, ctype: CType) -> Iterable[Leaf]:
+        yield from super().fields(ctype)
+        for at, integer in _union_bits(ctype, 0):
+            yield from leaves(integer, X86_64, at * 8)
+
+    def unaligned(self, ctype: CType, at: int) -> Iterator[tuple[int, int]]:
+        yield from super().unaligned(ctype, at)
+        for place, integer in _union_bits(ctype, at):
+            yield from super().unaligned(integer, place)
+
+
+def _union_bits(ctype: CType, at: int) -> Iterator[tuple[int, CType]]:
+    """The bit-fields of the unions in a type: where, and the smallest integer that holds them; of no bits, their own."""
     ctype = bare(ctype)
     if isinstance(ctype, CArray):
         for index in range(ctype.count or 0):
-            yield from _zero_bits(ctype.of, at + index * size_of(ctype.of, X86_64))
+            yield from _union_bits(ctype.of, at + index * size_of(ctype.of, X86_64))
     elif isinstance(ctype, CStruct):
         for field in struct_layout(ctype, X86_64).fields:
             if field.member.bits is None:
-                yield from _zero_bits(field.member.type, at + field.at_bit // 8)
-            elif field.member.bits == 0 and ctype.union:
-                yield at, field.member
+                yield from _union_bits(field.member.type, at + field.at_bit // 8)
+            elif ctype.union:
+                size = next(size for size in (1, 2, 4, 8, 16) if field.size_bits <= size * 8)
+                yield at, CInt("bits", size, False) if field.size_bits else field.member.type
 
 
 class NoElements(Passing):

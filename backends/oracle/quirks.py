@@ -89,13 +89,14 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-5", "gcc", "arm64", "12.2",
-        "In a packed struct a bit-field counts for the natural alignment with the alignment of its type.",
+        "In a packed struct a bit-field counts for the natural alignment with the alignment of its type; "
+        "C.10 is then for objects of 16 bytes only.",
         "AAPCS64, Composite Types: member alignment is that after language attributes, so 1; clang",
         on_arm64.PackedBits,
     ),
     Quirk(
         "D-7", "gcc", "x86_64", "12.2",
-        "Unnamed bit-fields are classified, as INTEGER; of a union also one of width 0. "
+        "Unnamed bit-fields are classified, as INTEGER. "
         "A struct of nothing else that does not get registers is passed and returned nowhere.",
         "psABI, Classification: NO_CLASS is for padding, which an unnamed bit-field is (C11 6.7.2.1); clang",
         on_x86_64.UnnamedBits,
@@ -146,7 +147,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-14", "gcc", "arm64", "12.2",
-        "One complex number or short vector beside arrays of no elements is an HFA or HVA; one float is not.",
+        "One complex number or short vector in a struct with arrays of no elements is an HFA or HVA; one float is not.",
         "open: such arrays are GNU C; to clang none is",
         on_arm64.BesideNoElements,
     ),
@@ -165,7 +166,8 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-17", "clang", "arm64", "14.0, 22.1",
-        "A member that is a struct of nothing but arrays of no elements does not keep a struct from being an HFA.",
+        "A member that is a struct of nothing but arrays of no elements, or unnamed bit-fields, does not keep a struct from "
+        "being an HFA.",
         "open: such arrays are GNU C; with gcc, and with such an array itself, it does",
         on_arm64.EmptyStructs,
     ),
@@ -196,6 +198,18 @@ QUIRKS: Final = (
         "gcc",
         types=holds_nothings,
         fails=True,
+    ),
+    Quirk(
+        "D-22", "gcc", "x86_64", "12.2",
+        "In a union a bit-field is classified as the smallest integer that holds it, and may be unaligned; one of width 0 as its type.",
+        "open: psABI, Classification does not speak of bit-fields; clang takes the eightbytes that the bits are in",
+        on_x86_64.UnionBits,
+    ),
+    Quirk(
+        "D-23", "clang", "arm64", "22.1",
+        "va_arg aligns the address of a stacked HFA or HVA to the alignment of its type, which may be more than 16.",
+        "AAPCS64, B.6 and C.4: no argument is aligned to more than 16; clang's own callers, gcc",
+        on_arm64.AlignedByVaArg,
     ),
 )  # fmt: skip
 

@@ -21,7 +21,10 @@ ROWS = [
     ("D-3", "gcc", PACKED7, "struct {struct p x[2];} a, u64 b", "[0] rdi", "rdi,rsi rdx"),
     ("D-4", "clang", "", "struct {u32 x; struct {u32 y;} __attribute__((aligned(8))) z; u16 w;} __attribute__((packed)) a, u64 b", "rdi,rsi rdx", "[0] rdi"),
     ("D-4a", "clang", "typedef u64 low __attribute__((aligned(4)));", "struct {u32 x; low y;} a, u64 b", "[0] rdi", "rdi rsi"),
-    ("D-7", "gcc", "", "struct {u64 :44; char *x;} a, union {float x; int :0;} b", "rdi xmm0", "rdi,rsi rdx"),
+    ("D-7", "gcc", "", "struct {u64 :44; char *x;} a, u64 b", "rdi rsi", "rdi,rsi rdx"),
+    ("D-22", "gcc", "", "union {float x; int :0;} a, u64 b", "xmm0 rdi", "rdi rsi"),
+    ("D-22", "gcc", "", "struct {u8 x; union {u8 y; long z:9;} __attribute__((packed)) w;} a, u64 b", "rdi rsi", "[0] rdi"),
+    ("D-22", "gcc", "", "struct {u8 x; union {u8 y; long z:7;} __attribute__((packed)) w;} a, u64 b", "rdi rsi", "rdi rsi"),
     ("D-8", "gcc", "", "struct {float x; int y[0];} a", "xmm0", "rdi"),
     ("D-15", "gcc", "", f"{FIVE}, u64 f, struct {{short :16;}} g, ..., u64 h", "rdi rsi rdx rcx r8 r9 - [0]", "rdi rsi rdx rcx r8 r9 - [8]"),
     ("D-16", "gcc", "", "struct {u8 x; struct {u32 y:32;} z;} __attribute__((packed)) a, u64 b", "rdi rsi", "[0] rdi"),
@@ -35,6 +38,8 @@ ROWS = [
     ("D-13", "gcc", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 v0"),
     ("D-13", "clang", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 x1"),
     ("D-20", "clang", "", f"{NINE}, struct {{long double x;}} __attribute__((packed)) j", "v0 v1 v2 v3 v4 v5 v6 v7 [0] [8]", "v0 v1 v2 v3 v4 v5 v6 v7 [0] [16]"),
+    ("D-17", "clang", "", "union {double x; struct {long :61;} y;} a", "x0", "v0"),
+    ("D-23", "clang", "", f"{NINE}, ..., struct {{double x, y, z, w __attribute__((aligned(32)));}} j, struct {{double x __attribute__((aligned(32))); double y, z, w;}} k", "v0 v1 v2 v3 v4 v5 v6 v7 [0] &x0 [16]", "v0 v1 v2 v3 v4 v5 v6 v7 [0] &x0 [32]"),
     ("D-14", "gcc", "", "struct {double _Complex x; char y[0];} a, struct {float x; char y[0];} b", "x0,x1 x2", "v0,v1 x0"),
 ]  # fmt: skip
 
@@ -108,6 +113,6 @@ def test_types_that_clang_lays_out_otherwise(text: str, is_laid_out_otherwise: b
 def test_models_of_a_compiler() -> None:
     compiler = Compiler("clang", (14, 0, 6), "arm64", ("clang",))
     found = [" ".join(quirk.id for quirk in quirks) for quirks, _ in models(compiler)]
-    assert found[:6] == ["D-12", "D-13", "D-17", "D-20", "D-12 D-13", "D-12 D-17"]
-    assert found[-1] == "D-13 D-17 D-20"
-    assert len(found) == 4 + 6 + 4
+    assert found[:7] == ["D-12", "D-13", "D-17", "D-20", "D-23", "D-12 D-13", "D-12 D-17"]
+    assert found[-1] == "D-17 D-20 D-23"
+    assert len(found) == 5 + 10 + 10
