@@ -92,7 +92,11 @@ def run(options: argparse.Namespace) -> int:
     suite.announce(loaded.cases, backends)
     gc.freeze()  # what is loaded by now stays; collecting it again and again costs a tenth of the run
     try:
-        for case, backend in pairs(loaded.cases, backends):
+        judged = list(pairs(loaded.cases, backends))
+        left_out = len(loaded.cases) - len({id(case) for case, _ in judged})
+        if left_out:
+            say(f"{left_out} trampolines are left out: {', '.join(b.name for b in backends)} makes none")
+        for case, backend in judged:
             result = suite.judge(case, backend)
             results.append(result)
             records.append(record_of(result))

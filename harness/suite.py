@@ -161,8 +161,12 @@ def makes_trampolines(backend: Backend) -> bool:
 
 
 def pairs(cases: Sequence[Case], backends: Sequence[Backend]) -> Iterator[tuple[Case, Backend]]:
-    """What is to be judged: every case on every back end, trampolines where they are made; nothing is left out altogether."""
-    makers = [backend for backend in backends if makes_trampolines(backend)] or backends
+    """What is to be judged: every case on every back end, trampolines where they are made.
+
+    Where nobody makes some they are left out, unless there is nothing else: then they are skipped.
+    """
+    makers = [backend for backend in backends if makes_trampolines(backend)]
+    makers = makers or ([] if any(case.traced is None for case in cases) else list(backends))
     for case in cases:
         for backend in backends if case.traced is None else makers:
             yield case, backend

@@ -113,3 +113,13 @@ def test_a_report_has_the_trampoline_and_the_layout(tmp_path: Path) -> None:
     assert "ctx[1]  d, bytes 0 to 7          x1" in page
     assert "<svg" in page
     assert ">BPF</summary>" not in page
+
+
+def test_trampolines_are_left_out_where_nobody_makes_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    plain = "- {case: y, about: It is., spec: z, prog: {main: \"r0 = 0\\nexit\"}, expect: {verdict: accept}}\n"
+    path.write_text(RIGHT + plain, encoding="utf-8")
+    assert cli.main(["run", str(path), "--no-reports", "--backend", "interp"]) == 0
+    out = capsys.readouterr().out
+    assert "1 trampolines are left out: interp makes none" in out
+    assert "2 cases: 1 passed (0 of them rightly rejected), 0 failed, 0 skipped" in out
