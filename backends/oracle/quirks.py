@@ -211,6 +211,12 @@ QUIRKS: Final = (
         "AAPCS64, B.6 and C.4: no argument is aligned to more than 16; clang's own callers, gcc",
         on_arm64.AlignedByVaArg,
     ),
+    Quirk(
+        "D-24", "gcc", "arm64", "12.2",
+        "With D-5, va_arg applies C.10 to objects of 8 bytes too, which callers do not.",
+        "AAPCS64, as for D-5: neither",
+        on_arm64.PackedBitsByVaArg,
+    ),
 )  # fmt: skip
 
 
