@@ -201,7 +201,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-22", "gcc", "x86_64", "12.2",
-        "In a union a bit-field is classified as the smallest integer that holds it, and may be unaligned; one of width 0 as its type.",
+        "In a union a bit-field, also one of width 0, is classified as the smallest integer that holds it, and may be unaligned.",
         "open: psABI, Classification does not speak of bit-fields; clang takes the eightbytes that the bits are in",
         on_x86_64.UnionBits,
     ),
