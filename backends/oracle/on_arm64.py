@@ -34,6 +34,22 @@ class PackedBits(Marshalling):
             super().c10(arg)
 
 
+class PackedBitsByVaArg(PackedBits):
+    """D-24."""
+
+    is_anonymous = False
+
+    def place_anonymous(self, param: Param) -> Placed:
+        self.is_anonymous = True
+        return super().place_anonymous(param)
+
+    def c10(self, arg: Arg) -> None:
+        if self.is_anonymous:
+            Marshalling.c10(self, arg)
+        else:
+            super().c10(arg)
+
+
 class OnlyUnnamedBits(Marshalling):
     """D-12."""
 

@@ -107,8 +107,8 @@ class UnnamedBits(Passing):
         yield from super().fields(ctype)
         yield from (leaf for leaf in leaves(ctype, X86_64, unnamed_bits=True) if leaf.is_bits)
 
-    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
-        found = super().cleaned(arg, classes)
+    def classes(self, arg: Arg) -> Classes:
+        found = super().classes(arg)
         return [] if found == [Class.MEMORY] and is_padding(arg.type, X86_64) else found
 
     def in_memory(self, arg: Arg, rule: str) -> Placed:
@@ -120,8 +120,8 @@ class PaddingCounted(UnnamedBits):
 
     counted = 0
 
-    def cleaned(self, arg: Arg, classes: Classes) -> Classes:
-        found = super().cleaned(arg, classes)
+    def classes(self, arg: Arg) -> Classes:
+        found = super().classes(arg)
         self.counted += 0 if found else rounded_up(arg.size, 8)
         return found
 
@@ -176,7 +176,7 @@ class UnionBits(Passing):
 
 
 def _union_bits(ctype: CType, at: int) -> Iterator[tuple[int, CType]]:
-    """The bit-fields of the unions in a type: where, and the smallest integer that holds them; of no bits, their own."""
+    """The bit-fields of the unions in a type: where, and the smallest integer that holds them."""
     ctype = bare(ctype)
     if isinstance(ctype, CArray):
         for index in range(ctype.count or 0):
@@ -187,7 +187,7 @@ def _union_bits(ctype: CType, at: int) -> Iterator[tuple[int, CType]]:
                 yield from _union_bits(field.member.type, at + field.at_bit // 8)
             elif ctype.union:
                 size = next(size for size in (1, 2, 4, 8, 16) if field.size_bits <= size * 8)
-                yield at, CInt("bits", size, False) if field.size_bits else field.member.type
+                yield at, CInt("bits", size, False)
 
 
 class NoElements(Passing):

@@ -201,7 +201,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-22", "gcc", "x86_64", "12.2",
-        "In a union a bit-field is classified as the smallest integer that holds it, and may be unaligned; one of width 0 as its type.",
+        "In a union a bit-field, also one of width 0, is classified as the smallest integer that holds it, and may be unaligned.",
         "open: psABI, Classification does not speak of bit-fields; clang takes the eightbytes that the bits are in",
         on_x86_64.UnionBits,
     ),
@@ -210,6 +210,12 @@ QUIRKS: Final = (
         "va_arg aligns the address of a stacked HFA or HVA to the alignment of its type, which may be more than 16.",
         "AAPCS64, B.6 and C.4: no argument is aligned to more than 16; clang's own callers, gcc",
         on_arm64.AlignedByVaArg,
+    ),
+    Quirk(
+        "D-24", "gcc", "arm64", "12.2",
+        "With D-5, va_arg applies C.10 to objects of 8 bytes too, which callers do not.",
+        "AAPCS64, as for D-5: neither",
+        on_arm64.PackedBitsByVaArg,
     ),
 )  # fmt: skip
 

@@ -34,6 +34,8 @@ ROWS = [
     ("D-10", "clang", "", "union {struct {float x; double y;} s; double d;} a", "xmm0,xmm1", "xmm0,xmm1"),
     ("D-11", "clang", "", "union {__int128 :121; u64 x;} a, u64 b", "rdi rsi", "rdi,rsi rdx"),
     ("D-5", "gcc", "", "u64 a, struct {__int128 x:59; u64 y;} __attribute__((packed)) b", "x0 x1,x2", "x0 x2,x3"),
+    ("D-24", "gcc", "", "u64 a, ..., struct {__int128 x:30;} __attribute__((packed)) b", "x0 x1", "x0 x2"),
+    ("D-5", "gcc", "", "u64 a, ..., struct {__int128 x:30;} __attribute__((packed)) b", "x0 x1", "x0 x1"),
     ("D-12", "clang", "", "struct {int :5;} a, u64 b", "x0 x1", "- x0"),
     ("D-13", "gcc", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 v0"),
     ("D-13", "clang", "", "union {float x; short :0;} a, struct {float x; short :0; } b", "v0 v1", "x0 x1"),
