@@ -117,7 +117,7 @@ def test_a_report_has_the_trampoline_and_the_layout(tmp_path: Path) -> None:
 
 def test_trampolines_are_left_out_where_nobody_makes_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "c.yaml"
-    plain = "- {case: y, about: It is., spec: z, prog: {main: \"r0 = 0\\nexit\"}, expect: {verdict: accept}}\n"
+    plain = '- {case: y, about: It is., spec: z, prog: {main: "r0 = 0\\nexit"}, expect: {verdict: accept}}\n'
     path.write_text(RIGHT + plain, encoding="utf-8")
     assert cli.main(["run", str(path), "--no-reports", "--backend", "interp"]) == 0
     out = capsys.readouterr().out
