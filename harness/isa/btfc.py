@@ -52,6 +52,7 @@ class _Writer:
     lines: list[str] = field(default_factory=list)
     state: dict[int, bool] = field(default_factory=dict)  # written, or (False) being written
     names: dict[tuple[str, str], int] = field(default_factory=dict)  # the type that has a keyword and name
+    aligns: dict[int, int] = field(default_factory=dict)  # of structs and unions
 
     def run(self) -> list[str]:
         for number, found in enumerate(self.types.types):
@@ -190,15 +191,18 @@ class _Writer:
         if found is None:
             return 1
         if found.kind in (STRUCT, UNION):
-            rows = self.members(number)
-            widest = max((self.align(m.type, depth + 1) for m in rows), default=1)
-            aligned = found.value % widest == 0 and not any(
-                m.at % (8 * self.align(m.type, depth + 1)) for m in rows if not m.bits
-            )
-            return widest if aligned else 1
+            if number not in self.aligns:
+                self.aligns[number] = self._struct_align(number, found, depth)
+            return self.aligns[number]
         if found.kind == ARRAY:
             return self.align(struct.unpack("<III", found.rest)[0], depth + 1)
         return max(1, min(16, self.types.size(number)))
+
+    def _struct_align(self, number: int, found: Type, depth: int) -> int:
+        rows = [(member, self.align(member.type, depth + 1)) for member in self.members(number)]
+        widest = max((align for _, align in rows), default=1)
+        odd = any(member.at % (8 * align) for member, align in rows if not member.bits)
+        return 1 if odd or found.value % widest else widest
 
     # --- declarations
 

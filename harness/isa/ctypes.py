@@ -4,7 +4,7 @@ AAPCS64 2025Q4, "Data types and alignment"; System V x86-64 psABI 1.0, 3.1.2 "Da
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 POINTER_BYTES: Final = 8
@@ -80,13 +80,17 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class CStruct:
-    """A struct or union. `members` is None where they are not known; `aligned` is the attribute on the whole type."""
+    """A struct or union. `members` is None where they are not known; `aligned` is the attribute on the whole type.
+
+    `layouts`, by architecture, are for `struct_layout` alone: structs within structs are laid out once.
+    """
 
     name: str
     members: tuple[Member, ...] | None = None
     union: bool = False
     packed: bool = False
     aligned: int = 0
+    layouts: "dict[str, StructLayout]" = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def keyword(self) -> str:
@@ -247,9 +251,15 @@ def struct_layout(struct: CStruct, model: DataModel) -> StructLayout:
     """Where the members are. Raises IncompleteError where they are not known."""
     if struct.members is None:
         raise IncompleteError(f"the members of {struct.keyword} {struct.name} are not given, so it has no size here")
+    if model.arch not in struct.layouts:
+        struct.layouts[model.arch] = _laid_out(struct, struct.members, model)
+    return struct.layouts[model.arch]
+
+
+def _laid_out(struct: CStruct, members: tuple[Member, ...], model: DataModel) -> StructLayout:
     fields: list[Field] = []
     natural, at, end = 1, 0, 0
-    for member in struct.members:
+    for member in members:
         align = member_align(member, struct, model)
         bits = size_of(member.type, model) * 8 if member.bits is None else member.bits
         at = 0 if struct.union else at

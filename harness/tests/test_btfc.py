@@ -95,6 +95,15 @@ def test_an_enum_of_64_bits() -> None:
     assert c_lines(types) == ["enum a { b = -1LL } __attribute__((mode(DI)));"]
 
 
+def test_structs_within_structs_are_measured_once() -> None:
+    """Measured anew for each struct around it, thirty levels would take for ever."""
+    types = Btf()
+    inner = types.type_id(parse_bpf_proto("int f(void)").result)
+    for number in range(30):
+        inner = types.add(STRUCT, f"s{number}", 4, struct.pack("<III", types.string("x"), inner, 0), vlen=1)
+    assert c_lines(read_btf(types.blob()))[-3:] == ["struct s29 {", "\tstruct s28 x;", "};"]
+
+
 def test_a_union_that_is_only_named() -> None:
     assert c_lines(section(1, 1 << 31 | FWD << 24, 0)) == ["union a;"]
 

@@ -121,6 +121,16 @@ def test_offsets() -> None:
     assert struct_layout(struct, X86_64).size == 32
 
 
+def test_structs_within_structs_are_laid_out_once() -> None:
+    """Laid out anew for each struct around it, forty levels would take for ever."""
+    text = "u32"
+    for _ in range(40):
+        text = f"struct {{{text} x;}}"
+    ctype = parse_proto(f"void f({text} a)").params[0].type
+    assert [leaf.path for leaf in leaves(ctype, ARM64)] == [".x" * 40]
+    assert (size_of(ctype, X86_64), align_of(ctype, X86_64), natural_of(ctype, ARM64)) == (4, 4, 4)
+
+
 def test_what_has_no_size() -> None:
     proto = parse_proto("void f(struct unknown s, void *p)")
     with pytest.raises(IncompleteError, match="the members of struct unknown are not given"):
