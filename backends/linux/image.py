@@ -1,6 +1,7 @@
 """A kernel's native code as an Image: its functions side by side, every address outside them resolved by name."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -147,7 +148,7 @@ class _Mover:
         rows = sorted((address, insn) for insn, address in self.answer.lines if func.address <= address < end)
         ends = sorted({address for address, _ in rows} | {end})
         for address, insn in rows:
-            following = next(at for at in ends if at > address)
+            following = ends[bisect_right(ends, address)]
             yield insn, address - func.address, following - func.address
 
     def _move_map(self, code: bytearray, start: int, end: int, value: int) -> None:
