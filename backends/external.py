@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, assert_never
 
+from backends.abis import ARCHES
 from backends.base import Died, Job, Outcome, Unsupported
 from backends.image import Image
 from backends.interp import FEATURES
 from backends.maps import resolved
-from backends.native import ARCHES, Bench, addresses_of
+from backends.native import Bench, addresses_of
 from backends.plugin_answer import Fields, image_of
 from backends.plugin_process import PluginError, Process, SilentError, brief
 from harness.isa.calls import HELPERS

@@ -1,31 +1,22 @@
 """Back ends that make an Image: compile, run in the emulator, judge with the probe."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from backends import emulator as emu
-from backends.abi import Abi, Layout, LayoutError
-from backends.arm64 import abi as arm64_abi
+from backends.abi import LayoutError
+from backends.abis import ARCHES
 from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported, Violation
 from backends.decode import decode_image
 from backends.image import Addresses, CompileError, Compiler, Image
 from backends.interp import FEATURES
 from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe
-from backends.x86_64 import abi as x86_64_abi
 from harness.isa.calls import HELPERS
-from harness.isa.proto import Proto
 
 if TYPE_CHECKING:
     from backends.tracing import Tracer
-
-ARCHES: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
-    "arm64": (arm64_abi.ABI, arm64_abi.layout),
-    "x86_64": (x86_64_abi.ABI, x86_64_abi.layout),
-}
-
 
 # What a kernel's JIT calls on its own account: `may_goto` calls this after 65535 rounds, with a convention of its own.
 KERNEL_ONLY: Final = ("arch_bpf_timed_may_goto",)

@@ -3,23 +3,18 @@
 What is right is worked out here from the ABI document's layout and the programs' meaning, not from the trampoline's plan.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from backends import emulator as emu
-from backends.abi import EIGHTBYTE, Abi, InReg, Layout, Placed
-from backends.arm64 import abi as arm64_abi
+from backends.abi import EIGHTBYTE, InReg, Placed
+from backends.abis import ARCHES
 from backends.base import Violation
-from backends.decode import Native, decode_code
+from backends.decode import decode_code
 from backends.trampoline import HOOKS, Attached, Kind, Places, Program
-from backends.x86_64 import abi as x86_64_abi
 from harness.isa.proto import Proto
 
-ABIS: Final[Mapping[str, tuple[Abi, Callable[[Proto], Layout]]]] = {
-    "arm64": (arm64_abi.ABI, arm64_abi.layout),
-    "x86_64": (x86_64_abi.ABI, x86_64_abi.layout),
-}
 TRAMPOLINE_AT: Final = emu.CODE_BASE + 0x100  # the traced function's entry lies at the start of the code
 _PROG_PADS: Final = 16  # the number of the first program's landing pad; those of the hooks come before
 _OBJECTS: Final = 0x6B70_0000_0000  # of programs, a page each; the image's own before them
@@ -115,7 +110,7 @@ class TrampolineBench:
 
     def __init__(self, arch: str) -> None:
         self.arch = arch
-        self._abi, self._layout = ABIS[arch]
+        self._abi, self._layout = ARCHES[arch]
         self._cpu = emu.Emulator(arch)
         extra = ["x18"] if arch == "arm64" else []
         self._kept = [*self._abi.callee_saved, *extra]
@@ -439,8 +434,3 @@ def _passed(placed: Placed, got: bytes, wanted: bytes) -> bytes:
 def _hex(raw: bytes) -> str:
     """As a number is written, the last byte first."""
     return f"0x{raw[::-1].hex() or '0'}"
-
-
-def native_lines(decoded: Mapping[int, Native]) -> list[str]:
-    """A listing."""
-    return [f"{offset:5x}  {native.text}" for offset, native in sorted(decoded.items())]

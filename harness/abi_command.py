@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from backends.abi import LayoutError
-from harness.abi_view import ARCHES, json_of, text_lines, view_of
+from backends.abis import ARCHES
+from harness.abi_view import json_of, text_lines, view_of
 from harness.isa.proto import ProtoError, parse_proto
 
 PASSED, WRONG_INPUT = 0, 2

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backends.abi import EIGHTBYTE, Abi, InReg, Layout, Piece, Placed, bytes_text
-from backends.arm64 import abi as arm64
-from backends.x86_64 import abi as x86_64
+from backends.abis import ARCHES
 from harness.isa.ctypes import type_text
 from harness.isa.proto import Proto
 
-ARCHES: Final = {module.ABI.arch: (module.ABI, module.layout) for module in (arm64, x86_64)}
 SHOWN_EIGHTBYTES: Final = 8  # of one argument in the picture
 MAX_TYPE: Final = 44  # characters of a type in the table; the rules show it whole
 

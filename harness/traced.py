@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from backends.abis import ARCHES
 from backends.base import Ran, Refused
 from backends.checks import CHECKS
 from backends.decode import disassemble
 from backends.tracing import Traced, Tracer
 from backends.trampoline import Kind, Mode, RefusedError, size
-from backends.trampoline_bench import ABIS, TRAMPOLINE_AT, Scenario, Step
+from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
 from harness.isa.ctypes import ARM64, CInt, CPtr, CType, CVoid, IncompleteError, bare, leaves, size_of, type_text
@@ -162,7 +163,7 @@ def _full_mismatches(case: TracedCase, expect: Expect, full: Traced | RefusedErr
         )
     places = {
         placed.name: ", ".join(str(piece.where) for piece in placed.pieces)
-        for placed in ABIS[arch][1](case.call.proto).args
+        for placed in ARCHES[arch][1](case.call.proto).args
     }
     for name, where in case.places.get(arch, {}).items():
         if places[name] != where:
