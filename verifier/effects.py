@@ -250,7 +250,7 @@ def _pointer_alu(insn: Alu, dst: RegState, src: RegState) -> RegState:
         return Scalar.unknown(32).extended() if insn.bits == 32 else UNKNOWN
     if isinstance(pointer, MapPtr):
         return pointer
-    assert isinstance(pointer, FramePtr | CtxPtr | ValuePtr)
+    assert isinstance(pointer, Region)
     return moved(pointer, number if insn.op is op.ADD else alu(op.NEG, number, number))
 
 

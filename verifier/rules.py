@@ -21,6 +21,7 @@ from verifier.state import (
     Region,
     RegState,
     ValuePtr,
+    is_memory,
     type_word,
 )  # fmt: skip
 
@@ -169,7 +170,7 @@ class PointerAccess:
 
     def holds(self, frame: Frame) -> bool:
         """The base is a pointer, and not NULL. Linux also lets a program read the fields of a map, which nobody has here."""
-        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
+        return is_memory(self.state)
 
     def message(self) -> str:
         """Linux's words."""
@@ -520,7 +521,7 @@ class PointerReach:
     def _refusal(self) -> str | None:
         moves = self.bits == 64 and self.row in (op.ADD, op.SUB)
         pointer, number = (self.dst, self.src) if isinstance(self.dst, Pointer) else (self.src, self.dst)
-        if not moves or not isinstance(number, Scalar) or not isinstance(pointer, FramePtr | CtxPtr | ValuePtr):
+        if not moves or not isinstance(number, Scalar) or not isinstance(pointer, Region):
             return None
         word = type_word(pointer)
         if number.value is not None and abs(number.smin) >= MAX_VAR_OFF:
@@ -561,7 +562,7 @@ class KfuncPointer:
 
     def holds(self, frame: Frame) -> bool:
         """It is a pointer to stack, context or a map's value."""
-        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
+        return is_memory(self.state)
 
     def message(self) -> str:
         """Linux's words."""
@@ -616,7 +617,7 @@ class HelperMemory:
 
     def holds(self, frame: Frame) -> bool:
         """It is."""
-        return isinstance(self.state, FramePtr | CtxPtr) or (isinstance(self.state, ValuePtr) and not self.state.lookup)
+        return is_memory(self.state)
 
     def message(self) -> str:
         """Linux's words."""

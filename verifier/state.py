@@ -129,12 +129,17 @@ def reg_within(new: RegState, old: RegState) -> bool:
         case MapPtr():
             return new == old
         case FramePtr() | CtxPtr() | ValuePtr():
-            if not isinstance(new, FramePtr | CtxPtr | ValuePtr) or (new.var is None) != (old.var is None):
+            if not isinstance(new, Region) or (new.var is None) != (old.var is None):
                 return False
             inside = old.var is None or (new.var is not None and new.var.within(old.var))
             return _same_region(new, old) and new.off == old.off and inside
         case _:
             assert_never(old)
+
+
+def is_memory(reg: RegState) -> bool:
+    """Memory of the program: stack, context, or a map's value that is known to be there."""
+    return isinstance(reg, FramePtr | CtxPtr) or (isinstance(reg, ValuePtr) and not reg.lookup)
 
 
 def _same_region(new: Region, old: Region) -> bool:
