@@ -14,6 +14,7 @@ from backends.interp import FEATURES
 from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe
 from harness.isa.calls import HELPERS
+from harness.isa.verified import Verified
 
 if TYPE_CHECKING:
     from backends.tracing import Tracer
@@ -34,6 +35,11 @@ def pads_of(job: Job) -> dict[int, str]:
 def addresses_of(job: Job) -> Addresses:
     """Where a job's image has to lie, and where it finds the functions outside it."""
     return Addresses(emu.CODE_BASE, {name: address for address, name in pads_of(job).items()})
+
+
+def native_code(compiler: Compiler, verified: Verified, job: Job) -> Image:
+    """A program's image, beside the program as it was before maps had addresses. Raises CompileError."""
+    return replace(compiler.compile(resolved(verified), addresses_of(job)), source=verified)
 
 
 class NativeBackend:
@@ -57,10 +63,10 @@ class NativeBackend:
         """Native code for an accepted program, run and judged."""
         assert job.verified is not None
         try:
-            image = self._compiler.compile(resolved(job.verified), addresses_of(job))
+            image = native_code(self._compiler, job.verified, job)
         except CompileError as error:
             return Unsupported(str(error))
-        return self._bench.judge(job, replace(image, source=job.verified))
+        return self._bench.judge(job, image)
 
 
 class Bench:

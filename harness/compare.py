@@ -13,8 +13,7 @@ from backends.image import Compiler, Image
 from backends.interp import Interpreter
 from backends.linux.ask import last_words
 from backends.linux.backend import Accepted, Source
-from backends.maps import resolved
-from backends.native import addresses_of
+from backends.native import native_code
 from harness.case import Case
 from harness.isa.calls import HELPERS_BY_NAME
 from harness.isa.disasm import insn_text
@@ -55,21 +54,16 @@ def compare(case: Case, source: Source, compiler: Compiler) -> list[Part]:
     parts = [_verdicts(case, verdict, reply)]
     log = reply.log if isinstance(reply, Refused) else reply.loaded.log
     if log or isinstance(reply, Refused):  # a record has none of an accepted program
-        parts.append(
-            _logs(
-                verdict.log,
-                log,
-                whole=len(log.split("\n")) > reply.processed_insns if isinstance(reply, Refused) else True,
-            )
-        )
+        whole = isinstance(reply, Accepted) or len(log.split("\n")) > reply.processed_insns
+        parts.append(_logs(verdict.log, log, whole=whole))
     if isinstance(reply, Accepted) and isinstance(verdict, ours.Accepted):
-        if reply.loaded.xlated:
-            parts.append(_rewritten(verdict.verified.prog, reply.loaded.xlated))
         if _looks_up(case.assembled.prog):
             text = "not compared: Linux makes lookups in maps insns of its own"
-            parts = [*parts[:2], Part("rewritten insns and native code", True, (text,))]
+            parts.append(Part("rewritten insns and native code", True, (text,)))
         else:
-            parts += _native(compiler.compile(resolved(verdict.verified), addresses_of(job)), reply.image)
+            if reply.loaded.xlated:
+                parts.append(_rewritten(verdict.verified.prog, reply.loaded.xlated))
+            parts += _native(native_code(compiler, verdict.verified, job), reply.image)
         outcome = Interpreter().run(job)
         if isinstance(outcome, Ran):
             parts.append(_results(outcome, reply))

@@ -2,14 +2,12 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from backends.arm64.jit import Arm64Jit
 from backends.arm64.jit import Options as Arm64Options
 from backends.base import Job
 from backends.image import CompileError, Compiler, Image
-from backends.maps import resolved
-from backends.native import addresses_of
+from backends.native import native_code
 from backends.x86_64.jit import Options as X8664Options
 from backends.x86_64.jit import X8664Jit
 from harness.case import Case
@@ -39,7 +37,7 @@ def show_native(
     right = True
     for compiler in chosen:
         try:
-            image = compiler.compile(resolved(verdict.verified), addresses_of(job))
+            image = native_code(compiler, verdict.verified, job)
         except CompileError as error:
             say(f"{compiler.arch}: {error}")
             right = False
@@ -47,7 +45,7 @@ def show_native(
         if as_hex:
             say(image.code.hex())
         else:
-            _show(replace(image, source=verdict.verified), case, say, form)
+            _show(image, case, say, form)
     return right
 
 
