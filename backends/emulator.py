@@ -11,6 +11,7 @@ from unicorn.unicorn_py3 import unicorn as binding
 
 from backends.base import CTX_BASE
 from backends.maps import MAPS_BASE, STRIDE, VALUES, address_of
+from harness.isa.ctypes import rounded_up
 from harness.isa.maps import MAX_MAPS, Map
 
 CODE_BASE: Final = 0x4000_0000
@@ -173,8 +174,7 @@ class Emulator:
     def map_values(self, maps: Sequence[Map]) -> None:
         """Memory for the values of maps, and none for others."""
         wanted = [
-            (address_of(index), -(-(VALUES + map_.stride * map_.slots) // _PAGE) * _PAGE)
-            for index, map_ in enumerate(maps)
+            (address_of(index), rounded_up(VALUES + map_.stride * map_.slots, _PAGE)) for index, map_ in enumerate(maps)
         ]
         if wanted == self._maps:
             return

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from backends.abi import EIGHTBYTE, InReg, Location, OnStack
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, DataModel, IncompleteError, bare, size_of
+from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, DataModel, IncompleteError, bare, rounded_up, size_of
 from harness.isa.proto import Proto
 
 MAX_ARGS: Final = 12  # Linux include/linux/bpf.h, MAX_BPF_FUNC_ARGS; of slots too
@@ -254,13 +254,19 @@ def full_plan(proto: Proto, model: DataModel, rules: Placement) -> Plan:
             taken = first + len(passed)
         else:
             taken = len(regs) if rules.assumed.stops else taken
-            start = -(-stack // 16) * 16 if wide else stack
+            start = rounded_up(stack, 16) if wide else stack
             where = {at: OnStack(start + at, sp) for at in words}
             stack = start + EIGHTBYTE * len(words)
         slots += [Slot(number, at, min(EIGHTBYTE, length - at), where.get(at)) for at in words]
     if len(slots) > MAX_ARGS:
         raise RefusedError("attach", ENOTSUPP, "")
     return Plan(proto, tuple(slots), stack)
+
+
+def plan_of(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel, rules: Placement) -> Plan:
+    """What a trampoline on a function has to know. Raises RefusedError."""
+    check(proto, kinds, mode, model)
+    return assumed_plan(proto, model, rules.assumed) if mode is Mode.LINUX else full_plan(proto, model, rules)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,9 @@ from backends.abi import EIGHTBYTE, InReg, Placed
 from backends.abis import ARCHES
 from backends.base import Violation
 from backends.decode import decode_code
+from backends.probe import PLATFORM_REG, RED_BYTES
 from backends.trampoline import HOOKS, Attached, Kind, Places, Program
+from harness.isa.ctypes import rounded_up
 from harness.isa.proto import Proto
 
 TRAMPOLINE_AT: Final = emu.CODE_BASE + 0x100  # the traced function's entry lies at the start of the code
@@ -20,7 +22,6 @@ _PROG_PADS: Final = 16  # the number of the first program's landing pad; those o
 _OBJECTS: Final = 0x6B70_0000_0000  # of programs, a page each; the image's own before them
 _POISON: Final = 0xBAD0_BAD0_BAD0_0000
 _FILL: Final = 0xE5
-_RED_BYTES: Final = 256
 _ARM64_BL, _X86_CALL, _X86_JMP = 0x9400_0000, 0xE8, 0xE9
 
 
@@ -106,16 +107,14 @@ def _invoked(number: int, steps: Sequence[Step]) -> list[str]:
 
 
 class TrampolineBench:
-    """One emulated CPU. `entered_by_jump` tells x86-64's traced functions apart: see TR-34."""
+    """One emulated CPU."""
 
     def __init__(self, arch: str) -> None:
         self.arch = arch
         self._abi, self._layout = ARCHES[arch]
         self._cpu = emu.Emulator(arch)
-        extra = ["x18"] if arch == "arm64" else []
-        self._kept = [*self._abi.callee_saved, *extra]
-        self._names = [self._abi.sp, *self._kept, *self._abi.caller_saved, *(["x8"] if arch == "arm64" else [])]
-        self._names = list(dict.fromkeys(self._names))
+        self._kept = [*self._abi.callee_saved, *PLATFORM_REG[arch]]
+        self._names = [self._abi.sp, *self._kept, *self._abi.caller_saved]
         self._regs = self._cpu.regs(self._names)
         self._scratch = self._cpu.regs([reg for reg in self._abi.caller_saved if reg != "x30"])
         self._flags = self._cpu.regs([self._cpu.flags])
@@ -123,17 +122,15 @@ class TrampolineBench:
         self._sp_pc = self._cpu.regs([self._abi.sp, "pc" if arch == "arm64" else "rip"])
         self._pads = {emu.PADS_BASE + n * emu.PAD_STRIDE: name for n, name in enumerate(HOOKS)}
 
-    def run(self, scenario: Scenario, code: bytes, *, by_jump: bool | None = None) -> Outcome:
+    def run(self, scenario: Scenario, code: bytes) -> Outcome:
         """Calls the traced function once; never raises for what the trampoline does."""
-        jump = scenario.attached.calls_original if by_jump is None else by_jump
         self._scenario, self._out = scenario, Outcome()
         self._truth = self._layout(scenario.proto)
         self._expected = expected_events(scenario.steps)
         self._cookies: dict[int, int] = {}
         self._final = scenario.result
         self._body = places(self.arch).body
-        stub = self._stub(jump=jump)
-        whole = stub.ljust(TRAMPOLINE_AT - emu.CODE_BASE, b"\0") + code
+        whole = self._stub().ljust(TRAMPOLINE_AT - emu.CODE_BASE, b"\0") + code
         self._decoded = decode_code(self.arch, whole, emu.CODE_BASE)
         self._cpu.map_values(())
         self._cpu.load(whole, [self._body])
@@ -147,13 +144,13 @@ class TrampolineBench:
 
     # --- the caller
 
-    def _stub(self, *, jump: bool) -> bytes:
-        """The traced function's patched entry, and its body, which only returns."""
+    def _stub(self) -> bytes:
+        """The traced function's patched entry, and its body, which only returns. TR-34: x86-64's is a jump or a call."""
         if self.arch == "arm64":
             distance = (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2
             words = (0xAA1E_03E9, _ARM64_BL | distance, 0xD65F_03C0)  # mov x9, x30; bl; ret
             return b"".join(word.to_bytes(4, "little") for word in words)
-        opcode = _X86_JMP if jump else _X86_CALL
+        opcode = _X86_JMP if self._scenario.attached.calls_original else _X86_CALL
         return bytes([opcode]) + (TRAMPOLINE_AT - (emu.CODE_BASE + 5)).to_bytes(4, "little") + b"\xc3"
 
     def _set_up(self) -> None:
@@ -259,7 +256,7 @@ class TrampolineBench:
         """What a program may rely on. TR-10 to TR-13."""
         who = f"{step.kind.value} program {number}"
         sizes = [len(raw) for raw in self._scenario.args]
-        count = sum(-(-size // EIGHTBYTE) for size in sizes)
+        count = sum(rounded_up(size, EIGHTBYTE) for size in sizes) // EIGHTBYTE
         try:
             raw = self._cpu.read(ctx - EIGHTBYTE, EIGHTBYTE * (count + 2))
         except emu.UnmappedError as error:
@@ -277,7 +274,7 @@ class TrampolineBench:
             if got != wanted:
                 text = f"{who}: argument {index} `{param.name}` at ctx[{at // 8}] is {_hex(got)}, not {_hex(wanted)}"
                 self._report("TRAMP-CTX", text)
-            at += -(-len(wanted) // EIGHTBYTE) * EIGHTBYTE
+            at += rounded_up(len(wanted), EIGHTBYTE)
         self._check_ctx_result(who, step, array[at : at + EIGHTBYTE], meta)
         if step.kind is Kind.FSESSION:
             self._check_session(who, number, ctx, meta)
@@ -366,7 +363,7 @@ class TrampolineBench:
         self._flags.write([0xF000_0000 if self.arch == "arm64" else 0])
 
     def _redden(self, sp: int) -> None:
-        low = max(sp - _RED_BYTES, emu.STACK_BASE)
+        low = max(sp - RED_BYTES, emu.STACK_BASE)
         if emu.STACK_BASE < sp <= emu.STACK_BASE + emu.STACK_BYTES:
             self._cpu.write(low, b"\xd1" * (sp - low))
 

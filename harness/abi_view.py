@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from backends.abi import EIGHTBYTE, Abi, InReg, Layout, Piece, Placed, bytes_text
 from backends.abis import ARCHES
-from harness.isa.ctypes import type_text
+from harness.isa.ctypes import rounded_up, type_text
 from harness.isa.proto import Proto
 
 SHOWN_EIGHTBYTES: Final = 8  # of one argument in the picture
@@ -106,7 +106,7 @@ def _stack(view: View) -> Iterator[Row]:
                 if at < piece.where.off:
                     yield Row(_address(view, at), (None,) * EIGHTBYTE, None, f"{piece.where.off - at} bytes stay empty")
                 yield from _slots(view, number, placed, piece)
-                at = -(-(piece.where.off + piece.size) // EIGHTBYTE) * EIGHTBYTE
+                at = rounded_up(piece.where.off + piece.size, EIGHTBYTE)
 
 
 def _address(view: View, off: int) -> str:
@@ -115,7 +115,7 @@ def _address(view: View, off: int) -> str:
 
 def _slots(view: View, number: int, placed: Placed, piece: Piece) -> Iterator[Row]:
     assert not isinstance(piece.where, InReg)
-    count = -(-piece.size // EIGHTBYTE)
+    count = rounded_up(piece.size, EIGHTBYTE) // EIGHTBYTE
     left_out = max(count - SHOWN_EIGHTBYTES, 0)
     for slot in range(count - left_out):
         first = slot * EIGHTBYTE

@@ -16,6 +16,7 @@ from backends.arm64.lower import Place, Scratch
 from backends.image import Addresses, CompileError, Image
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
+from harness.isa.ctypes import rounded_up
 from harness.isa.disasm import insn_text
 from harness.isa.insn import (
     Alu,
@@ -117,11 +118,6 @@ class Site:
 DEFAULT: Final = Options()
 
 
-def round_up(value: int, multiple: int) -> int:
-    """The smallest multiple that is not below `value`."""
-    return -(-value // multiple) * multiple
-
-
 class Arm64Jit:
     """Compiles a verified program to AArch64 code."""
 
@@ -188,7 +184,7 @@ class Arm64Jit:
 
     def outgoing_bytes(self, facts: FuncFacts) -> int:
         """The outgoing area, which keeps SP a multiple of 16."""
-        return round_up(8 * max(facts.outgoing_slots - len(ARG_REGS), 0), 16)
+        return rounded_up(8 * max(facts.outgoing_slots - len(ARG_REGS), 0), 16)
 
     def frame(self, insns: Sequence[Insn], facts: FuncFacts, *, is_main: bool) -> Frame:
         """The frame of one function."""
@@ -199,7 +195,7 @@ class Arm64Jit:
             self.frame_order(
                 [Push(*pair) for pair in zip(pairs[::2], pairs[1::2], strict=True)],
                 [SetFp()] if any(op.FP in (insn.dst, insn.src) for insn in insns) else [],
-                BpfStack(round_up(facts.stack_depth, 16)),
+                BpfStack(rounded_up(facts.stack_depth, 16)),
                 Outgoing(self.outgoing_bytes(facts)),
             ),
         )

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from backends.abi import EIGHTBYTE
+from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.arm64 import encode as a64
 from backends.arm64 import lower
 from backends.arm64.encode import SP, ZR
-from backends.arm64.jit import round_up
 from backends.trampoline import (
     MAX_ARGS,
     Assumed,
@@ -19,12 +18,10 @@ from backends.trampoline import (
     Places,
     Plan,
     Program,
-    assumed_plan,
-    check,
-    full_plan,
     meta_of,
+    plan_of,
 )  # fmt: skip
-from harness.isa.ctypes import ARM64, natural_of
+from harness.isa.ctypes import ARM64, natural_of, rounded_up
 from harness.isa.proto import Proto
 
 # Linux 7.2 accepts one slot more than ctx has arguments for (TB-09): it does not count them.
@@ -45,10 +42,7 @@ RUN_CONTEXT: Final = 16
 
 def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    check(proto, kinds, mode, MODEL)
-    if mode is Mode.LINUX:
-        return assumed_plan(proto, MODEL, ASSUMED)
-    return full_plan(proto, MODEL, RULES)
+    return plan_of(proto, kinds, mode, MODEL, RULES)
 
 
 class Arm64Trampoline:
@@ -86,7 +80,7 @@ class Arm64Trampoline:
 
     def frame_size(self, used: int) -> int:
         """SP stays a multiple of 16. TR-41."""
-        return round_up(used, 16)
+        return rounded_up(used, 16)
 
     def _write(self) -> None:
         frame, calls = self.frame, self.attached.calls_original
@@ -145,18 +139,19 @@ class Arm64Trampoline:
     def store_args(self) -> None:
         """Ctx from the registers and the caller's stack arguments. TR-13: stack arguments are cleared above their size."""
         for index, slot in enumerate(self.plan.slots):
-            at = self.frame.ctx + EIGHTBYTE * index
-            reg = dict(self.plan.in_registers).get(index)
-            if reg is not None:
-                self._emit(a64.str_rm(int(reg[1:]), SP, at))
-                continue
-            if slot.where is None:
-                continue
-            self._emit(a64.ldr_rm(TMP, FP, self.incoming() + dict(self.plan.on_stack)[index]))
-            if slot.size < EIGHTBYTE:
-                bits = 8 * (EIGHTBYTE - slot.size)
-                self._emit(a64.ubfm_rrii[64](TMP, TMP, 64 - bits, 63 - bits), a64.ubfm_rrii[64](TMP, TMP, bits, 63))
-            self._emit(a64.str_rm(TMP, SP, at))
+            reg = TMP
+            match slot.where:
+                case InReg(name):
+                    reg = int(name[1:])
+                case OnStack(off):
+                    self._emit(a64.ldr_rm(TMP, FP, self.incoming() + off))
+                    if slot.size < EIGHTBYTE:
+                        bits = 8 * (EIGHTBYTE - slot.size)
+                        self._emit(a64.ubfm_rrii[64](TMP, TMP, 64 - bits, 63 - bits))
+                        self._emit(a64.ubfm_rrii[64](TMP, TMP, bits, 63))
+                case None:
+                    continue
+            self._emit(a64.str_rm(reg, SP, self.frame.ctx + EIGHTBYTE * index))
 
     def incoming(self) -> int:
         """From X29 to the caller's stack arguments."""

@@ -11,6 +11,7 @@ from backends.decode import disassemble
 from backends.emulator import KERNEL_DATA_BASE
 from backends.image import Addresses, Image, Symbol
 from backends.linux.ask import Answer, NativeFunc
+from harness.isa.ctypes import rounded_up
 from harness.isa.insn import CallHelper, LdImm64, Prog
 from harness.isa.verified import Verified
 
@@ -48,7 +49,7 @@ class _Mover:
         at = 0
         for func in self.answer.funcs:
             self.starts[func.address] = at
-            at += -(-len(func.code) // ALIGN) * ALIGN
+            at += rounded_up(len(func.code), ALIGN)
         code = bytearray(at)
         for func in self.answer.funcs:
             offset = self.starts[func.address]

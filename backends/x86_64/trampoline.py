@@ -15,15 +15,13 @@ from backends.trampoline import (
     Places,
     Plan,
     Program,
-    assumed_plan,
-    check,
-    full_plan,
     meta_of,
+    plan_of,
 )  # fmt: skip
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
-from harness.isa.ctypes import X86_64, CStruct, CType, align_of, bare, leaves
+from harness.isa.ctypes import X86_64, CStruct, CType, align_of, bare, leaves, rounded_up
 from harness.isa.proto import Proto
 
 MODEL: Final = X86_64
@@ -58,10 +56,7 @@ CALL_BYTES: Final = 5
 
 def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    check(proto, kinds, mode, MODEL)
-    if mode is Mode.LINUX:
-        return assumed_plan(proto, MODEL, ASSUMED)
-    return full_plan(proto, MODEL, RULES)
+    return plan_of(proto, kinds, mode, MODEL, RULES)
 
 
 def entered_by_jump(attached: Attached) -> bool:
@@ -108,7 +103,7 @@ class X8664Trampoline:
 
     def frame_size(self, used: int) -> int:
         """RSP is a multiple of 16 at the call of the original if the caller's was. TR-51."""
-        return -(-used // 16) * 16
+        return rounded_up(used, 16)
 
     def _write(self) -> None:
         frame, calls = self.frame, self.attached.calls_original

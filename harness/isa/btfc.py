@@ -27,6 +27,7 @@ from harness.isa.btfread import (
     Type,
     Types,
 )  # fmt: skip
+from harness.isa.ctypes import rounded_up
 
 _QUALIFIERS: Final = {CONST: "const", VOLATILE: "volatile", RESTRICT: "restrict"}
 _KEYWORDS: Final = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum"}
@@ -168,13 +169,13 @@ class _Writer:
         lines: list[str] = []
         at = 0
         for member, align in zip(rows, aligns, strict=True):
-            reached = at if packed or member.bits else -(-at // (8 * align)) * 8 * align
+            reached = at if packed or member.bits else rounded_up(at, 8 * align)
             if reached > member.at:
                 raise BtfError(f"type {number}: member {member.name or 'without a name'} overlaps the one before")
             lines += _gap(at, member.at, exact=reached != member.at)
             lines.append(f"{self._member(member)};")
             at = member.at + (member.bits or 8 * self.types.size(member.type))
-        end = -(-at // (8 * (1 if packed else widest))) * 8 * (1 if packed else widest)
+        end = rounded_up(at, 8 * (1 if packed else widest))
         lines += _gap(at, 8 * found.value, exact=end != 8 * found.value)
         return lines, packed
 

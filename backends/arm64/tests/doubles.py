@@ -19,10 +19,10 @@ from backends.arm64.jit import (
     SetFp,
     Site,
     Step,
-    round_up,
 )
 from backends.arm64.lower import Scratch
 from harness.isa import opcodes as op
+from harness.isa.ctypes import rounded_up
 from harness.isa.insn import (
     Alu,
     Atomic,
@@ -50,7 +50,7 @@ class OutgoingCountedInSlots(Arm64Jit):
     """A64-B02: the outgoing area has as many bytes as it should have slots."""
 
     def outgoing_bytes(self, facts: FuncFacts) -> int:
-        return round_up(max(facts.outgoing_slots - len(ARG_REGS), 0), 16)
+        return rounded_up(max(facts.outgoing_slots - len(ARG_REGS), 0), 16)
 
 
 class IncomingBelowRecord(Arm64Jit):
@@ -167,7 +167,7 @@ class OutgoingSizedByIncoming(Arm64Jit):
     """A64-B15: the area has the size of the function's own arguments."""
 
     def outgoing_bytes(self, facts: FuncFacts) -> int:
-        return round_up(8 * max(facts.incoming_slots - len(ARG_REGS), 0), 16)
+        return rounded_up(8 * max(facts.incoming_slots - len(ARG_REGS), 0), 16)
 
 
 class NoResultAfterCall(Arm64Jit):
