@@ -26,9 +26,9 @@ def read_object(path: Path) -> "list[ElfProgram]":
             raise ElfError("cannot be read: " + ("it is not a file" if path.exists() else "there is no such file"))
         with path.open("rb") as stream:
             return load_object(stream.read(MAX_BYTES + 1))
+    except ElfError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ElfError):
-            raise
         raise ElfError(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

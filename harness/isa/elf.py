@@ -58,7 +58,7 @@ class _Function:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """What a relocation says of a call: a place in a section, or the name of a function that is not here."""
+    """What a call calls: a place in a section, or the name of a function that is not here."""
 
     section: str
     insn: int
@@ -90,6 +90,14 @@ class _Object:
         """The function that begins at an insn."""
         return next((f for f in self.functions.get(section, ()) if f.start == insn), None)
 
+    def call_at(self, section: str, index: int) -> _Call | None:
+        """What an insn calls, by a relocation or by its distance; None where it calls no function."""
+        insn = self.code[section][index]
+        if (section, index) in self.calls:
+            return self.calls[section, index]
+        is_call = insn.opcode == _CALL and insn.src == op.CALL_SUBPROG.src
+        return _Call(section, index + 1 + insn.imm) if is_call else None
+
 
 def load_types(raw: bytes) -> Types:
     """The BTF of any ELF object, or of a section by itself. Raises ElfError, BtfError."""
@@ -113,11 +121,11 @@ def load_object(raw: bytes) -> list[ElfProgram]:
         raise ElfError(f"expected at most {MAX_BYTES} bytes")
     try:
         return _load(raw)
+    except ElfError:
+        raise
     except (BtfError, ElfMapError) as error:
         raise ElfError(str(error)) from error
     except _DAMAGE as error:
-        if isinstance(error, ElfError):
-            raise
         raise ElfError(f"no ELF object that can be read: {error or type(error).__name__}") from error
 
 
@@ -275,17 +283,14 @@ class _Linker:
 
     def _targets(self, function: _Function) -> Iterator[_Function]:
         for index in range(function.start, function.end):
-            insn = self.found.code[function.section][index]
-            call = self.found.calls.get((function.section, index))
+            call = self.found.call_at(function.section, index)
             if call is not None and call.extern:
                 self._kfunc(call.extern)
-            elif call is not None or (insn.opcode == _CALL and insn.src == op.CALL_SUBPROG.src):
-                section, at = (call.section, call.insn) if call else (function.section, index + 1 + insn.imm)
-                target = self.found.function_at(section, at)
+            elif call is not None:
+                target = self.found.function_at(call.section, call.insn)
                 if target is None:
-                    raise ElfError(
-                        f"{function.name} insn {index - function.start}: no function begins at {section} insn {at}"
-                    )
+                    where = f"{function.name} insn {index - function.start}"
+                    raise ElfError(f"{where}: no function begins at {call.section} insn {call.insn}")
                 yield target
 
     def _kfunc(self, name: str) -> int:
@@ -317,7 +322,7 @@ class _Linker:
 
     def _linked(self, function: _Function, index: int, here: int, starts: Mapping[tuple[str, int], int]) -> Insn:
         section = function.section
-        insn, call = self.found.code[section][index], self.found.calls.get((section, index))
+        insn, call = self.found.code[section][index], self.found.call_at(section, index)
         for at in (index, index - 1):  # both slots of an LD_IMM64
             if (data := self.found.data.get((section, at))) is not None:
                 number, offset = self._map(data, f"{function.name} insn {at - function.start}")
@@ -326,7 +331,6 @@ class _Linker:
                 return Insn(insn.opcode, insn.dst, op.MAP_INDEX if offset < 0 else op.MAP_INDEX_VALUE, imm=number)
         if call is not None and call.extern:
             return Insn(insn.opcode, src=op.CALL_KFUNC.src, imm=self._kfunc(call.extern))
-        if call is not None or (insn.opcode == _CALL and insn.src == op.CALL_SUBPROG.src):
-            target = (call.section, call.insn) if call else (section, index + 1 + insn.imm)
-            return Insn(insn.opcode, src=op.CALL_SUBPROG.src, imm=starts[target] - here - 1)
+        if call is not None:
+            return Insn(insn.opcode, src=op.CALL_SUBPROG.src, imm=starts[call.section, call.insn] - here - 1)
         return insn
