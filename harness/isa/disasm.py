@@ -37,19 +37,20 @@ def _signed_off(off: int) -> str:
     return f"{'+' if off >= 0 else '-'}{abs(off)}"
 
 
-def _reg(n: int, bits: int) -> str:
+def reg_name(n: int, bits: int) -> str:
+    """`r1` or `w1`."""
     return f"{'r' if bits == 64 else 'w'}{n}"
 
 
 def _src_text(src: Src, bits: int) -> str:
-    return _reg(src.n, bits) if isinstance(src, Reg) else str(src.value)
+    return reg_name(src.n, bits) if isinstance(src, Reg) else str(src.value)
 
 
 def op_text(insn: Op) -> str:
     """One insn as the verifier's log writes it, without its opcode. Linux kernel/bpf/disasm.c, print_bpf_insn()."""
     match insn:
         case Alu():
-            dst = _reg(insn.dst, insn.bits)
+            dst = reg_name(insn.dst, insn.bits)
             if insn.op is op.NEG:
                 return f"{dst} = -{dst}"
             if insn.op in op.MOVSX:
@@ -66,8 +67,8 @@ def op_text(insn: Op) -> str:
         case MayGoto():
             return f"may_goto pc{_signed_off(insn.off)}"
         case Branch():
-            src = _reg(insn.src.n, insn.bits) if isinstance(insn.src, Reg) else f"{insn.src.value & op.MASK32:#x}"
-            return f"if {_reg(insn.dst, insn.bits)} {insn.op.symbol} {src} goto pc{_signed_off(insn.off)}"
+            src = reg_name(insn.src.n, insn.bits) if isinstance(insn.src, Reg) else f"{insn.src.value & op.MASK32:#x}"
+            return f"if {reg_name(insn.dst, insn.bits)} {insn.op.symbol} {src} goto pc{_signed_off(insn.off)}"
         case CallHelper():
             return f"call {insn.id}"
         case CallSubprog():

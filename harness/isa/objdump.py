@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from harness.isa import opcodes as op
+from harness.isa.disasm import reg_name
 from harness.isa.insn import (
     INSN_BYTES,
     Alu,
@@ -36,12 +37,8 @@ def _number(value: int) -> str:
     return f"-{-value:#x}" if value < 0 else f"{value:#x}"
 
 
-def _reg(n: int, bits: int) -> str:
-    return f"{'r' if bits == 64 else 'w'}{n}"
-
-
 def _src(src: Src, bits: int) -> str:
-    return _reg(src.n, bits) if isinstance(src, Reg) else _number(src.value)
+    return reg_name(src.n, bits) if isinstance(src, Reg) else _number(src.value)
 
 
 def _place(base: int, off: int) -> str:
@@ -58,7 +55,7 @@ def objdump_text(prog: Prog, index: int) -> str:
     insn = prog.ops[index]
     match insn:
         case Alu():
-            dst = _reg(insn.dst, insn.bits)
+            dst = reg_name(insn.dst, insn.bits)
             if insn.op is op.NEG:
                 return f"{dst} = -{dst}"
             gap = "" if insn.op in op.MOVSX else " "
@@ -91,20 +88,20 @@ def _memory(insn: Load | LoadArg | LoadAcquire | Store | StoreArg | StoreRelease
     match insn:
         case Load():
             name = f"s{insn.size.bytes * 8}" if insn.signed else insn.size.name
-            dst = _reg(insn.dst, 64 if insn.signed else _bits(insn.size))
+            dst = reg_name(insn.dst, 64 if insn.signed else _bits(insn.size))
             return f"{dst} = *({name} *)({_place(insn.base, insn.off)})"
         case LoadArg():
             return f"r{insn.dst} = *(u64 *)({_place(op.STACK_ARGS, insn.off)})"
         case LoadAcquire():
             place = f"({insn.size.name} *)({_place(insn.base, insn.off)})"
-            return f"{_reg(insn.dst, _bits(insn.size))} = load_acquire({place})"
+            return f"{reg_name(insn.dst, _bits(insn.size))} = load_acquire({place})"
         case Store():
             return f"*({insn.size.name} *)({_place(insn.base, insn.off)}) = {_src(insn.src, _bits(insn.size))}"
         case StoreArg():
             return f"*(u64 *)({_place(op.STACK_ARGS, insn.off)}) = {_src(insn.src, 64)}"
         case StoreRelease():
             place = f"({insn.size.name} *)({_place(insn.base, insn.off)})"
-            return f"store_release({place}, {_reg(insn.src, _bits(insn.size))})"
+            return f"store_release({place}, {reg_name(insn.src, _bits(insn.size))})"
         case PacketLoad():
             at = _number(insn.imm) if insn.index is None else f"r{insn.index}"
             return f"r0 = *({insn.size.name} *)skb[{at}]"
@@ -114,12 +111,12 @@ def _memory(insn: Load | LoadArg | LoadAcquire | Store | StoreArg | StoreRelease
 
 def _atomic(insn: Atomic) -> str:
     bits, place = 8 * insn.size.bytes, _place(insn.base, insn.off)
-    src = _reg(insn.src, bits)
+    src = reg_name(insn.src, bits)
     if insn.op.symbol:
         return f"lock *({insn.size.name} *)({place}) {insn.op.symbol} {src}"
     suffix = "_64" if bits == 64 else "32_32"
     if insn.op is op.CMPXCHG:
-        r0 = _reg(0, bits)
+        r0 = reg_name(0, bits)
         return f"{r0} = cmpxchg{suffix}({place}, {r0}, {src})"
     if insn.op is op.XCHG:
         return f"{src} = xchg{suffix}({place}, {src})"
@@ -135,7 +132,7 @@ def _jump(prog: Prog, index: int, insn: Goto | MayGoto | Branch) -> str:
         return f"may_goto {shown}"
     if isinstance(insn, Goto):
         return f"{'gotol' if insn.far else 'goto'} {shown}"
-    condition = f"{_reg(insn.dst, insn.bits)} {insn.op.symbol} {_src(insn.src, insn.bits)}"
+    condition = f"{reg_name(insn.dst, insn.bits)} {insn.op.symbol} {_src(insn.src, insn.bits)}"
     return f"if {condition} goto {shown}"
 
 
