@@ -34,14 +34,18 @@ class PackedBits(Marshalling):
             super().c10(arg)
 
 
-class PackedBitsByVaArg(PackedBits):
-    """D-24."""
+class ByVaArg(Marshalling):
+    """Tells when anonymous arguments have begun."""
 
     is_anonymous = False
 
     def place_anonymous(self, param: Param) -> Placed:
         self.is_anonymous = True
         return super().place_anonymous(param)
+
+
+class PackedBitsByVaArg(ByVaArg, PackedBits):
+    """D-24."""
 
     def c10(self, arg: Arg) -> None:
         if self.is_anonymous:
@@ -115,14 +119,8 @@ class ByMembersOnTheStack(Marshalling):
         super().c4(arg)
 
 
-class AlignedByVaArg(Marshalling):
+class AlignedByVaArg(ByVaArg):
     """D-23."""
-
-    is_anonymous = False
-
-    def place_anonymous(self, param: Param) -> Placed:
-        self.is_anonymous = True
-        return super().place_anonymous(param)
 
     def c4(self, arg: Arg) -> None:
         if self.is_anonymous and self.homogeneous:
