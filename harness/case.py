@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Final
 
 from backends.base import ExpectedPlace
@@ -128,7 +127,7 @@ def _told(errors: list[CaseError]) -> tuple[CaseError, ...]:
 class _Loader:
     """Takes the items of one document one by one."""
 
-    def __init__(self, doc: Document, items: list[Any], folder: FilePath) -> None:
+    def __init__(self, doc: Document, items: list[Any], folder: Path) -> None:
         self.doc, self.items, self.folder = doc, items, folder
         self.budget = Budget()
         self.cases: list[Case] = []
@@ -179,7 +178,7 @@ def _named(error: CaseError, variant: Variant) -> CaseError:
     return CaseError(error.file, error.line, error.column, error.message + suffix)
 
 
-def _build(variant: Variant, folder: FilePath) -> tuple[Case | None, list[CaseError]]:
+def _build(variant: Variant, folder: Path) -> tuple[Case | None, list[CaseError]]:
     """A case from one variant, or what is wrong with it."""
     if variant.suffix and not is_valid(variant.data):
         return None, [variant.error(p.path, p.message, key=p.key) for p in problems(variant.data)]
@@ -195,7 +194,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 class _Builder:
     """Makes a case of data that has the right shape."""
 
-    def __init__(self, variant: Variant, folder: FilePath) -> None:
+    def __init__(self, variant: Variant, folder: Path) -> None:
         self.variant, self.notes, self.folder = variant, Notes(variant), folder
         self.data: dict[str, Any] = dict(variant.data)
         self.paths: dict[str, At] = {}  # of subprogs and kfuncs, by name

@@ -191,9 +191,8 @@ def read_prog_info(done: Done, max_insns: int) -> ProgInfo:
     """What the kernel filled in. Raises ValueError where it has more than there was room for."""
     info = done.bufs[1].ljust(INFO_BYTES, b"\0")
     arrays: list[bytes] = []
-    for index, (count_at, _, size) in enumerate(_ARRAYS):
+    for index, ((count_at, _, size), room) in enumerate(zip(_ARRAYS, _room(max_insns), strict=True)):
         count = struct.unpack_from("<I", info, count_at)[0]
-        room = _room(max_insns)[index]
         if count > room:
             raise ValueError(
                 f"the kernel has {count * size} bytes of array {index} of bpf_prog_info, more than {room * size}"

@@ -8,7 +8,6 @@ from harness.isa.ctypes import CComplex, CFloat, CInt, CType, CVoid
 INT: Final = CInt("int", 4, True)
 UNSIGNED: Final = CInt("unsigned int", 4, False)
 LONG: Final = CInt("long", 8, True)
-UNSIGNED_LONG: Final = CInt("unsigned long", 8, False)
 DOUBLE: Final = CFloat("double", 8)
 
 # Keywords in any order, `int` optional beside another: C11 6.7.2. Plain `char` is signed here; no layout depends on it.
