@@ -17,8 +17,10 @@ from harness.isa.btfread import ENUM64, FWD, UNION, BtfError, Types, read_btf
 from harness.isa.elf import load_types
 from harness.isa.proto import parse_bpf_proto
 
-OBJECTS = Path(__file__).resolve().parents[1] / "isa" / "tests" / "objects"
-RAW = {name: (OBJECTS / f"{name}.o").read_bytes() for name in ("types", "maps", "calls", "data")}
+ROOT = Path(__file__).resolve().parents[2]
+OBJECTS, OF_CASES = ROOT / "harness" / "isa" / "tests" / "objects", ROOT / "cases" / "objects"
+PATHS = [OBJECTS / "types.o", OF_CASES / "maps.o", OF_CASES / "calls.o", OBJECTS / "data.o"]
+RAW = {path.stem: path.read_bytes() for path in PATHS}
 
 
 def types_of(name: str) -> Types:
@@ -155,7 +157,7 @@ DATA = _data()
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["btf", str(OBJECTS / "maps.o")]) == 0
+    assert cli.main(["btf", str(OF_CASES / "maps.o")]) == 0
     assert "int note(u64 key, u64 value);" in capsys.readouterr().out
     path = tmp_path / "btf"
     path.write_bytes(DATA)

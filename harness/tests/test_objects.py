@@ -7,8 +7,9 @@ import pytest
 from harness import cli
 from harness.case import load_file
 
-OBJECTS = Path(__file__).resolve().parents[1] / "isa" / "tests" / "objects"
-CALLS = str(OBJECTS / "calls.o")
+ROOT = Path(__file__).resolve().parents[2]
+OBJECTS, OF_CASES = ROOT / "harness" / "isa" / "tests" / "objects", ROOT / "cases" / "objects"
+CALLS = str(OF_CASES / "calls.o")
 
 
 def test_an_object_runs_on_every_engine(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,9 +26,9 @@ def test_a_listing_shows_the_sources_lines(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_an_object_with_maps_and_data(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["run", str(OBJECTS / "maps.o"), str(OBJECTS / "data.o"), "--no-reports"]) == 0
+    assert cli.main(["run", str(OF_CASES / "maps.o"), str(OBJECTS / "data.o"), "--no-reports"]) == 0
     assert "2 cases: 6 passed" in capsys.readouterr().out
-    assert cli.main(["show", f"{OBJECTS / 'maps.o'}::counts", "--backend", "jit-x86_64"]) == 0
+    assert cli.main(["show", f"{OF_CASES / 'maps.o'}::counts", "--backend", "jit-x86_64"]) == 0
     out = capsys.readouterr().out
     assert "; ./maps.c:46: struct pair *pair = lookup(&pairs, &key);" in out
     assert "(18) r1 = pairs " in out
@@ -76,7 +77,7 @@ WRONG = {
 
 @pytest.mark.parametrize("change", WRONG)
 def test_what_is_wrong_with_an_object_of_a_case(change: tuple[str, str], tmp_path: Path) -> None:
-    (tmp_path / "calls.o").write_bytes((OBJECTS / "calls.o").read_bytes())
+    (tmp_path / "calls.o").write_bytes((OF_CASES / "calls.o").read_bytes())
     path = tmp_path / "c.yaml"
     path.write_text(CASE, encoding="utf-8")
     assert load_file(path, shown="c.yaml").errors == ()
@@ -133,7 +134,7 @@ def test_programs_of_a_section(command: list[str], capsys: pytest.CaptureFixture
     assert cli.main([*command, CALLS, "--section", "xdp"]) == 2
     assert "no program is in a section 'xdp'; sections: syscall" in capsys.readouterr().err
     assert cli.main(["jit", CALLS, "--section", "syscall"]) == 2  # two of them
-    assert cli.main(["jit", str(OBJECTS / "maps.o"), "--section", "syscall", "--hex"]) == 0
+    assert cli.main(["jit", str(OF_CASES / "maps.o"), "--section", "syscall", "--hex"]) == 0
 
 
 @pytest.mark.parametrize("command", [["jit"], ["show", "--backend", "jit-arm64"]])

@@ -15,7 +15,8 @@ from harness.isa.elf import ElfError, ElfProgram, load_object
 from harness.isa.proto import parse_proto
 
 OBJECTS = Path(__file__).with_name("objects")
-CALLS = (OBJECTS / "calls.o").read_bytes()
+OF_CASES = Path(__file__).resolve().parents[3] / "cases" / "objects"
+CALLS = (OF_CASES / "calls.o").read_bytes()
 
 
 def programs() -> dict[str, ElfProgram]:
@@ -76,11 +77,11 @@ def test_lines_are_the_sources() -> None:
     assert str(lines[1]) == "./calls.c:28: c->v[0] = inner(c, GREEN, 1) + leaf(c->v[2], -5, 'x');"
     assert str(lines[28]) == "./calls.c:21: __attribute__((noinline)) int shared(unsigned short n)"
     assert str(lines[29]) == "./calls.c:23: return n + 7;"
-    source = (OBJECTS / "calls.c").read_text(encoding="utf-8").splitlines()
+    source = (OF_CASES / "calls.c").read_text(encoding="utf-8").splitlines()
     assert all(source[line.line - 1].strip() == line.text.strip() for line in lines.values())
 
 
-MAPS = (OBJECTS / "maps.o").read_bytes()
+MAPS = (OF_CASES / "maps.o").read_bytes()
 
 
 def test_maps_and_data_sections() -> None:
