@@ -9,8 +9,9 @@ from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, bpf_type
 from harness.isa.proto import Proto
 
 MAGIC: Final = 0xEB9F
-INT, PTR, STRUCT, FUNC, FUNC_PROTO, DECL_TAG = 1, 2, 4, 12, 13, 17
-STATIC, GLOBAL = 0, 1  # linkage of a FUNC
+INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = 12, 13, 14, 15, 16, 17, 18, 19
+STATIC, GLOBAL, EXTERN = 0, 1, 2  # linkage of a FUNC
 _SIGNED: Final = 1
 
 

@@ -5,32 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.isa.btf import FUNC, FUNC_PROTO, INT, PTR, STRUCT
-from harness.isa.btfread import (
-    ARRAY,
-    CONST,
-    DATASEC,
-    DECL_TAG,
-    ENUM,
-    ENUM64,
-    EXTERN,
-    FLOAT,
-    FWD,
-    MAX_DEPTH,
-    RESTRICT,
-    TYPE_TAG,
-    TYPEDEF,
-    UNION,
-    VAR,
-    VOLATILE,
-    BtfError,
-    Type,
-    Types,
-)  # fmt: skip
+from harness.isa import btf
+from harness.isa.btfread import MAX_DEPTH, BtfError, Type, Types
 from harness.isa.ctypes import rounded_up
 
-_QUALIFIERS: Final = {CONST: "const", VOLATILE: "volatile", RESTRICT: "restrict"}
-_KEYWORDS: Final = {STRUCT: "struct", UNION: "union", ENUM: "enum", ENUM64: "enum"}
+_QUALIFIERS: Final = {btf.CONST: "const", btf.VOLATILE: "volatile", btf.RESTRICT: "restrict"}
+_KEYWORDS: Final = {btf.STRUCT: "struct", btf.UNION: "union", btf.ENUM: "enum", btf.ENUM64: "enum"}
 _MODES: Final = {bytes_: f" __attribute__((mode({mode})))" for bytes_, mode in ((1, "QI"), (2, "HI"), (8, "DI"))}
 _PACKED: Final = " __attribute__((packed))"
 
@@ -57,8 +37,8 @@ class _Writer:
 
     def run(self) -> list[str]:
         for number, found in enumerate(self.types.types):
-            if found.kind in (STRUCT, UNION, FWD) and found.name:
-                keyword = ("union" if found.flag else "struct") if found.kind == FWD else _KEYWORDS[found.kind]
+            if found.kind in (btf.STRUCT, btf.UNION, btf.FWD) and found.name:
+                keyword = ("union" if found.flag else "struct") if found.kind == btf.FWD else _KEYWORDS[found.kind]
                 self._name(keyword, found.name, number)
         self.lines += [f"{keyword} {name};" for keyword, name in self.names]
         for number in range(1, len(self.types.types)):
@@ -68,7 +48,7 @@ class _Writer:
 
     def _name(self, keyword: str, name: str, number: int) -> None:
         known = self.names.setdefault((keyword, name), number)
-        if known != number and self.types.at(known).kind == FWD:
+        if known != number and self.types.at(known).kind == btf.FWD:
             self.names[keyword, name] = number
 
     # --- definitions
@@ -86,11 +66,11 @@ class _Writer:
         for needed in self._needs(number, found):
             self._define(needed, depth + 1)
         self.state[number] = True
-        if found.kind == TYPEDEF:
+        if found.kind == btf.TYPEDEF:
             self.lines.append(f"typedef {self.declaration(found.value, found.name)};")
         elif found.kind in _KEYWORDS and found.name:
             keyword = _KEYWORDS[found.kind]
-            if found.kind in (STRUCT, UNION) and self.names[keyword, found.name] != number:
+            if found.kind in (btf.STRUCT, btf.UNION) and self.names[keyword, found.name] != number:
                 self.lines.append(f"/* {keyword} {found.name} again, as type {number}: left out */")
                 return
             self.lines.append(f"{self._body(number, found)};")
@@ -98,26 +78,26 @@ class _Writer:
     def _needs(self, number: int, found: Type) -> Iterator[int]:
         """What has to be written before a type; a struct behind a pointer needs no more than its name."""
         match found.kind:
-            case k if k in (STRUCT, UNION):
+            case btf.STRUCT | btf.UNION:
                 yield from (member.type for member in self.members(number))
-            case k if k == ARRAY:
-                yield struct.unpack("<III", found.rest)[0]
-            case k if k == PTR:
+            case btf.ARRAY:
+                yield found.array[0]
+            case btf.PTR:
                 target = found.value
-                while target and self.types.at(target).kind in (PTR, *_QUALIFIERS, TYPE_TAG):
+                while target and self.types.at(target).kind in (btf.PTR, *_QUALIFIERS, btf.TYPE_TAG):
                     if target in self.state and not self.state[target]:
                         raise BtfError(f"type {target} points to itself")
                     target = self._next(target, number)
                 if (
                     not target
-                    or self.types.at(target).kind not in (STRUCT, UNION, FWD)
+                    or self.types.at(target).kind not in (btf.STRUCT, btf.UNION, btf.FWD)
                     or not self.types.at(target).name
                 ):
                     yield target
-            case k if k == FUNC_PROTO:
+            case btf.FUNC_PROTO:
                 yield found.value
-                yield from (kind for _, kind in struct.iter_unpack("<II", found.rest))
-            case k if k in (TYPEDEF, TYPE_TAG, *_QUALIFIERS):
+                yield from (kind for _, kind in found.params)
+            case btf.TYPEDEF | btf.TYPE_TAG | btf.CONST | btf.VOLATILE | btf.RESTRICT:
                 yield found.value
             case _:
                 pass
@@ -132,27 +112,27 @@ class _Writer:
         """Of a struct or union."""
         found = self.types.at(number)
         rows: list[Member] = []
-        for name, kind, offset in struct.iter_unpack("<III", found.rest):
+        for name, kind, offset in found.members:
             bits = offset >> 24 if found.flag else 0
             rows.append(Member(self.types.text(name), kind, offset & 0xFFFFFF if found.flag else offset, bits))
         return rows
 
     def _body(self, number: int, found: Type) -> str:
         head = f"{_KEYWORDS[found.kind]} {found.name}".rstrip()
-        if found.kind in (ENUM, ENUM64):
+        if found.kind in (btf.ENUM, btf.ENUM64):
             return f"{head} {{ {self._values(found)} }}{_MODES.get(found.value, '')}"
         lines, packed = self._layout(number, found)
         inner = "".join(f"\n{line}" for text in lines for line in _indented(text))
         return f"{head} {{{inner}\n}}{_PACKED if packed else ''}"
 
     def _values(self, found: Type) -> str:
-        layout = "<Ii" if found.kind == ENUM and found.flag else "<II" if found.kind == ENUM else "<III"
+        layout = "<Ii" if found.kind == btf.ENUM and found.flag else "<II" if found.kind == btf.ENUM else "<III"
         rows: list[str] = []
         for row in struct.iter_unpack(layout, found.rest):
-            value = row[1] if found.kind == ENUM else row[1] | row[2] << 32
-            if found.kind == ENUM64 and found.flag and value >> 63:
+            value = row[1] if found.kind == btf.ENUM else row[1] | row[2] << 32
+            if found.kind == btf.ENUM64 and found.flag and value >> 63:
                 value -= 1 << 64
-            suffix = "LL" if found.kind == ENUM64 and value < 0 else "ULL" if found.kind == ENUM64 else ""
+            suffix = "LL" if found.kind == btf.ENUM64 and value < 0 else "ULL" if found.kind == btf.ENUM64 else ""
             shown = "(-0x7fffffffffffffffLL - 1)" if value == -(1 << 63) else f"{value}{suffix}"
             rows.append(f"{self.types.text(row[0])} = {shown}")
         return ", ".join(rows)
@@ -164,7 +144,7 @@ class _Writer:
         widest = max((align for align, member in zip(aligns, rows, strict=True) if not member.bits), default=1)
         odd = any(not m.bits and m.at % (8 * align) for m, align in zip(rows, aligns, strict=True))
         packed = odd or found.value % widest != 0
-        if found.kind == UNION:
+        if found.kind == btf.UNION:
             return [f"{self._member(member)};" for member in rows], packed
         lines: list[str] = []
         at = 0
@@ -191,12 +171,12 @@ class _Writer:
         found = self.types.at(number) if number else None
         if found is None:
             return 1
-        if found.kind in (STRUCT, UNION):
+        if found.kind in (btf.STRUCT, btf.UNION):
             if number not in self.aligns:
                 self.aligns[number] = self._struct_align(number, found, depth)
             return self.aligns[number]
-        if found.kind == ARRAY:
-            return self.align(struct.unpack("<III", found.rest)[0], depth + 1)
+        if found.kind == btf.ARRAY:
+            return self.align(found.array[0], depth + 1)
         return max(1, min(16, self.types.size(number)))
 
     def _struct_align(self, number: int, found: Type, depth: int) -> int:
@@ -215,41 +195,41 @@ class _Writer:
             return f"void {name}".rstrip()
         found = self.types.at(number)
         match found.kind:
-            case k if k == PTR:
+            case btf.PTR:
                 around = f"(*{name})" if self._is_postfix(found.value) else f"*{name}"
                 return self.declaration(found.value, around, depth + 1)
-            case k if k == ARRAY:
-                of, _, count = struct.unpack("<III", found.rest)
+            case btf.ARRAY:
+                of, count = found.array
                 return self.declaration(of, f"{name}[{count or ''}]", depth + 1)
-            case k if k == FUNC_PROTO:
+            case btf.FUNC_PROTO:
                 return self.declaration(found.value, f"{name}({self._params(found, depth)})", depth + 1)
-            case k if k in _QUALIFIERS:
+            case btf.CONST | btf.VOLATILE | btf.RESTRICT:
                 inner = self.types.at(found.value) if found.value else None
-                if inner is not None and inner.kind == PTR:
+                if inner is not None and inner.kind == btf.PTR:
                     return self.declaration(found.value, f"{_QUALIFIERS[found.kind]} {name}".rstrip(), depth + 1)
                 return f"{_QUALIFIERS[found.kind]} {self.declaration(found.value, name, depth + 1)}"
-            case k if k == TYPE_TAG:
+            case btf.TYPE_TAG:
                 return self.declaration(found.value, name, depth + 1)
-            case k if k in (INT, FLOAT, TYPEDEF):
+            case btf.INT | btf.FLOAT | btf.TYPEDEF:
                 return f"{found.name} {name}".rstrip()
-            case k if k == FWD:
+            case btf.FWD:
                 return f"{'union' if found.flag else 'struct'} {found.name} {name}".rstrip()
-            case k if k in _KEYWORDS:
+            case btf.STRUCT | btf.UNION | btf.ENUM | btf.ENUM64:
                 return f"{f'{_KEYWORDS[found.kind]} {found.name}' if found.name else self._body(number, found)} {name}".rstrip()
             case _:
                 raise BtfError(f"type {number} (kind {found.kind}) cannot be declared")
 
     def _is_postfix(self, number: int) -> bool:
         for _ in range(MAX_DEPTH):
-            if not number or self.types.at(number).kind not in (*_QUALIFIERS, TYPE_TAG):
+            if not number or self.types.at(number).kind not in (*_QUALIFIERS, btf.TYPE_TAG):
                 break
             number = self.types.at(number).value
-        return bool(number) and self.types.at(number).kind in (ARRAY, FUNC_PROTO)
+        return bool(number) and self.types.at(number).kind in (btf.ARRAY, btf.FUNC_PROTO)
 
     def _params(self, found: Type, depth: int) -> str:
         rows = [
             "..." if not name and not kind else self.declaration(kind, self.types.text(name), depth + 1)
-            for name, kind in struct.iter_unpack("<II", found.rest)
+            for name, kind in found.params
         ]
         return ", ".join(rows) or "void"
 
@@ -257,20 +237,20 @@ class _Writer:
 
     def _others(self) -> Iterator[str]:
         for number, found in enumerate(self.types.types):
-            if found.kind == VAR:
+            if found.kind == btf.VAR:
                 linkage = struct.unpack("<I", found.rest)[0]
                 yield f"{'static' if linkage == 0 else 'extern'} {self.declaration(found.value, found.name)};"
-            elif found.kind == FUNC:
-                keyword = "static" if found.vlen == 0 else "extern" if found.vlen == EXTERN else ""
+            elif found.kind == btf.FUNC:
+                keyword = "static" if found.vlen == 0 else "extern" if found.vlen == btf.EXTERN else ""
                 yield f"{keyword} {self.declaration(found.value, found.name)};".lstrip()
-            elif found.kind == DATASEC:
-                rows = (self.types.at(kind).name for kind, _, _ in struct.iter_unpack("<III", found.rest))
+            elif found.kind == btf.DATASEC:
+                rows = (self.types.at(number).name for number in found.variables)
                 yield f"/* section {found.name}: {', '.join(rows)} */"
-            elif found.kind == DECL_TAG:
+            elif found.kind == btf.DECL_TAG:
                 (component,) = struct.unpack("<i", found.rest)
                 whole = component < 0
                 yield f'/* tag "{found.name}" on {self.types.at(found.value).name}{"" if whole else f", part {component}"} */'
-            if number and found.kind == FUNC and self.types.at(found.value).kind != FUNC_PROTO:
+            if number and found.kind == btf.FUNC and self.types.at(found.value).kind != btf.FUNC_PROTO:
                 raise BtfError(f"function {found.name}: type {found.value} is no prototype")
 
 

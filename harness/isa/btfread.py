@@ -8,20 +8,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.isa.btf import FUNC, FUNC_PROTO, INT, MAGIC, PTR, STRUCT
+from harness.isa import btf
 from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, Param
 from harness.isa.proto import Proto
 
-ARRAY, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 3, 5, 6, 7, 8, 9, 10, 11
-VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = 14, 15, 16, 17, 18, 19
-EXTERN: Final = 2  # linkage of a FUNC
 # Bytes after the 12 of struct btf_type: fixed, and for each of its `vlen` rows.
 _REST: Final[Mapping[int, tuple[int, int]]] = {
-    INT: (4, 0), PTR: (0, 0), ARRAY: (12, 0), STRUCT: (0, 12), UNION: (0, 12), ENUM: (0, 8), FWD: (0, 0), TYPEDEF: (0, 0),
-    VOLATILE: (0, 0), CONST: (0, 0), RESTRICT: (0, 0), FUNC: (0, 0), FUNC_PROTO: (0, 8), VAR: (4, 0), DATASEC: (0, 12),
-    FLOAT: (0, 0), DECL_TAG: (4, 0), TYPE_TAG: (0, 0), ENUM64: (0, 12),
+    btf.INT: (4, 0), btf.PTR: (0, 0), btf.ARRAY: (12, 0), btf.STRUCT: (0, 12), btf.UNION: (0, 12),
+    btf.ENUM: (0, 8), btf.FWD: (0, 0), btf.TYPEDEF: (0, 0), btf.VOLATILE: (0, 0), btf.CONST: (0, 0),
+    btf.RESTRICT: (0, 0), btf.FUNC: (0, 0), btf.FUNC_PROTO: (0, 8), btf.VAR: (4, 0), btf.DATASEC: (0, 12),
+    btf.FLOAT: (0, 0), btf.DECL_TAG: (4, 0), btf.TYPE_TAG: (0, 0), btf.ENUM64: (0, 12),
 }  # fmt: skip
-_THROUGH: Final = (TYPEDEF, VOLATILE, CONST, RESTRICT, TYPE_TAG)
+_THROUGH: Final = (btf.TYPEDEF, btf.VOLATILE, btf.CONST, btf.RESTRICT, btf.TYPE_TAG)
 MAX_TYPES: Final = 1 << 20
 MAX_DEPTH: Final = 32  # of types that name types
 
@@ -40,6 +38,27 @@ class Type:
     value: int
     flag: bool
     rest: bytes
+
+    @property
+    def array(self) -> tuple[int, int]:
+        """Of an ARRAY: the type of its elements, and how many there are."""
+        of, _, count = struct.unpack("<III", self.rest)
+        return of, count
+
+    @property
+    def params(self) -> Iterator[tuple[int, int]]:
+        """Of a FUNC_PROTO: the offset of each parameter's name, and its type."""
+        return struct.iter_unpack("<II", self.rest)
+
+    @property
+    def variables(self) -> Iterator[int]:
+        """Of a DATASEC: the VAR or FUNC of each."""
+        return (number for number, _, _ in struct.iter_unpack("<III", self.rest))
+
+    @property
+    def members(self) -> Iterator[tuple[int, int, int]]:
+        """Of a STRUCT or UNION: the offset of each member's name, its type, and where it is."""
+        return struct.iter_unpack("<III", self.rest)
 
 
 @dataclass(slots=True)
@@ -78,17 +97,17 @@ class Types:
             return CVoid()
         found = self.at(number)
         match found.kind:
-            case 1 if found.value <= 8:
+            case btf.INT if found.value <= 8:
                 encoding = found.rest[3]
                 name = "bool" if encoding & 4 else found.name
                 return CInt(name, found.value, bool(encoding & 1))
-            case 6 | 19:
+            case btf.ENUM | btf.ENUM64:
                 return CInt(f"enum {found.name}".strip(), found.value, found.flag)
-            case 2:
+            case btf.PTR:
                 if depth >= MAX_DEPTH:
                     raise BtfError(f"pointers more than {MAX_DEPTH} deep")
                 return CPtr(self._pointed(found.value, depth))
-            case 4 | 5 | 7:
+            case btf.STRUCT | btf.UNION | btf.FWD:
                 return CStruct(found.name or "anonymous")
             case _:
                 raise BtfError(
@@ -98,19 +117,19 @@ class Types:
     def _pointed(self, number: int, depth: int) -> CType:
         target = self.resolved(number)
         kind = self.at(target).kind if target else 0
-        wide = kind == INT and self.at(target).value > 8
-        return CVoid() if wide or kind in (0, FUNC_PROTO, ARRAY, FLOAT) else self.ctype(target, depth + 1)
+        wide = kind == btf.INT and self.at(target).value > 8
+        return CVoid() if wide or kind in (0, btf.FUNC_PROTO, btf.ARRAY, btf.FLOAT) else self.ctype(target, depth + 1)
 
     def proto(self, number: int) -> Proto:
         """A FUNC as a prototype, `__arg_ctx` from its tags. Raises BtfError."""
         func = self.at(number)
-        if func.kind != FUNC:
+        if func.kind != btf.FUNC:
             raise BtfError(f"type {number} is no function")
         shape = self.at(func.value)
-        if shape.kind != FUNC_PROTO:
+        if shape.kind != btf.FUNC_PROTO:
             raise BtfError(f"function {func.name}: type {func.value} is no prototype")
         params: list[Param] = []
-        for index, (name, kind) in enumerate(struct.iter_unpack("<II", shape.rest)):
+        for index, (name, kind) in enumerate(shape.params):
             ctype = self.ctype(kind)
             if ("arg:ctx", index) in self._tags.get(number, ()) and isinstance(ctype, CPtr):
                 ctype = CPtr(ctype.to, ctx=True)
@@ -124,28 +143,29 @@ class Types:
         number = self.resolved(number)
         found = self.at(number)
         match found.kind:
-            case 1 | 4 | 5 | 6 | 15 | 16 | 19:  # INT, STRUCT, UNION, ENUM, DATASEC, FLOAT, ENUM64
+            case btf.INT | btf.STRUCT | btf.UNION | btf.ENUM | btf.ENUM64 | btf.FLOAT | btf.DATASEC:
                 return found.value
-            case 2:
+            case btf.PTR:
                 return 8
-            case 3:
-                element, _, count = struct.unpack("<III", found.rest)
-                return int(count) * self.size(element, depth + 1)
+            case btf.ARRAY:
+                of, count = found.array
+                return count * self.size(of, depth + 1)
             case _:
                 raise BtfError(f"type {number} (kind {found.kind}) has no size")
 
     def functions(self) -> Iterator[tuple[int, Type]]:
         """Every FUNC with its id; its `vlen` is the linkage."""
-        return ((number, found) for number, found in enumerate(self.types) if found.kind == FUNC)
+        return ((number, found) for number, found in enumerate(self.types) if found.kind == btf.FUNC)
 
 
-def _header(data: bytes, what: str) -> tuple[int, bytes]:
+def _header(data: bytes, what: str) -> int:
+    """Its length."""
     if len(data) < 24:
         raise BtfError(f"{what}: expected a header of 24 bytes, found {len(data)} bytes")
     magic, version, _, length = struct.unpack_from("<HBBI", data)
-    if magic != MAGIC or version != 1 or not 24 <= length <= len(data):
-        raise BtfError(f"{what}: expected magic {MAGIC:#x}, version 1, found {magic:#x}, {version}")
-    return length, data
+    if magic != btf.MAGIC or version != 1 or not 24 <= length <= len(data):
+        raise BtfError(f"{what}: expected magic {btf.MAGIC:#x}, version 1, found {magic:#x}, {version}")
+    return int(length)
 
 
 def _part(data: bytes, start: int, offset: int, size: int, what: str) -> bytes:
@@ -156,7 +176,7 @@ def _part(data: bytes, start: int, offset: int, size: int, what: str) -> bytes:
 
 def read_btf(data: bytes) -> Types:
     """A .BTF section. Raises BtfError."""
-    start, _ = _header(data, ".BTF")
+    start = _header(data, ".BTF")
     type_at, type_size, string_at, string_size = struct.unpack_from("<IIII", data, 8)
     raw = _part(data, start, type_at, type_size, "types")
     strings = _part(data, start, string_at, string_size, "strings")
@@ -174,7 +194,7 @@ def read_btf(data: bytes) -> Types:
         if len(rest) < size:
             raise BtfError(f"type {len(types.types)}: cut off")
         types.types.append(Type(kind, types.text(name), vlen, value, bool(info >> 31), rest))
-        if kind == DECL_TAG:
+        if kind == btf.DECL_TAG:
             component = struct.unpack("<i", rest)[0]
             types._tags.setdefault(value, []).append((types.text(name), component))
         at += 12 + size
@@ -204,7 +224,7 @@ class Ext:
 
 def read_btf_ext(data: bytes, types: Types) -> Ext:
     """A .BTF.ext section. Raises BtfError."""
-    start, _ = _header(data, ".BTF.ext")
+    start = _header(data, ".BTF.ext")
     func_at, func_size, line_at, line_size = struct.unpack_from("<IIII", data, 8)
     functions: dict[tuple[str, int], int] = {}
     lines: dict[tuple[str, int], Line] = {}

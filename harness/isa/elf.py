@@ -13,8 +13,8 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from harness.isa import opcodes as op
-from harness.isa.btf import MAGIC
-from harness.isa.btfread import EXTERN, BtfError, Ext, Line, Types, read_btf, read_btf_ext
+from harness.isa.btf import EXTERN, MAGIC
+from harness.isa.btfread import BtfError, Ext, Line, Types, read_btf, read_btf_ext
 from harness.isa.elfmaps import ElfMapError, ElfMaps, externs, read_maps
 from harness.isa.insn import INSN_BYTES, LD_IMM64, Insn, Prog, Subprog, insns_from_bytes
 from harness.isa.maps import MAX_MAPS, Map

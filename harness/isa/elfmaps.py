@@ -3,13 +3,12 @@
 Linux tools/lib/bpf/libbpf.c and bpf_helpers.h say what compilers and programs agree on; nothing of an object is trusted.
 """
 
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from harness.isa.btf import PTR, STRUCT
-from harness.isa.btfread import ARRAY, DATASEC, VAR, BtfError, Types
+from harness.isa.btf import ARRAY, DATASEC, PTR, STRUCT, VAR
+from harness.isa.btfread import BtfError, Types
 from harness.isa.maps import RDONLY_PROG, TYPES, Map, MapError, check
 
 DEFINITIONS: Final = ".maps"
@@ -90,7 +89,7 @@ def _defined(types: Types) -> Iterator[tuple[str, Map]]:
     for section in types.types:
         if section.kind != DATASEC or section.name != DEFINITIONS:
             continue
-        for number, _, _ in struct.iter_unpack("<III", section.rest):
+        for number in section.variables:
             var = types.at(number)
             if var.kind != VAR:
                 raise BtfError(f"section {DEFINITIONS}: type {number} is no variable")
@@ -102,7 +101,7 @@ def _map(types: Types, name: str, number: int) -> Map:
     if shape is None or shape.kind != STRUCT:
         raise ElfMapError(f"map {name}: expected a struct that defines it")
     values: dict[str, int] = {}
-    for text, kind, _ in struct.iter_unpack("<III", shape.rest):
+    for text, kind, _ in shape.members:
         _member(types, name, types.text(text), kind, values)
     type_ = values.get("type", 0)
     if type_ not in _NAMES:
@@ -131,7 +130,7 @@ def _member(types: Types, name: str, word: str, kind: int, values: dict[str, int
     if word in _TYPED:
         values[_TYPED[word]] = types.size(pointer.value)
     elif target.kind == ARRAY:
-        values[word] = struct.unpack_from("<I", target.rest, 8)[0]
+        _, values[word] = target.array
     else:
         raise ElfMapError(f"map {name}: member {word!r} is no `__uint`")
 
@@ -141,6 +140,6 @@ def externs(types: Types | None) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for section in types.types if types else ():
         if section.kind == DATASEC and section.name in (".kconfig", ".ksyms"):
-            for number, _, _ in struct.iter_unpack("<III", section.rest):
+            for number in section.variables:
                 found[types.at(number).name if types else ""] = section.name
     return found

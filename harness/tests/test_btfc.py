@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import cli
-from harness.isa.btf import GLOBAL, STRUCT, Btf
+from harness.isa.btf import ENUM64, FWD, GLOBAL, STRUCT, UNION, Btf
 from harness.isa.btfc import c_lines
-from harness.isa.btfread import ENUM64, FWD, UNION, BtfError, Types, read_btf
+from harness.isa.btfread import BtfError, Types, read_btf
 from harness.isa.elf import load_types
 from harness.isa.proto import parse_bpf_proto
 
