@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from backends.abi import Arg, Placed
-from backends.arm64.abi import Homogeneous, Marshalling
+from backends.arm64.abi import REGISTERS, Homogeneous, Marshalling
 from harness.isa.ctypes import (
     ARM64,
     CArray,
@@ -16,6 +16,7 @@ from harness.isa.ctypes import (
     align_of,
     bare,
     is_padding,
+    natural_of,
     rounded_up,
     size_of,
 )
@@ -59,6 +60,24 @@ class OnlyUnnamedBits(Marshalling):
 
     def is_nothing(self, arg: Arg) -> bool:
         return is_padding(arg.type, ARM64)
+
+
+class PaddingByVaArg(OnlyUnnamedBits):
+    """D-25."""
+
+    def place_anonymous(self, param: Param) -> Placed:
+        ctype = bare(param.type)
+        if is_padding(ctype, ARM64):
+            self._take(max(8, natural_of(ctype, ARM64)), rounded_up(size_of(ctype, ARM64), 8))
+        return super().place_anonymous(param)
+
+    def _take(self, align: int, size: int) -> None:
+        if self.ngrn < REGISTERS:
+            self.ngrn = rounded_up(self.ngrn, align // 8) + size // 8
+            if self.ngrn <= REGISTERS:
+                return
+        self.ngrn, self.nsaa = REGISTERS, rounded_up(self.nsaa, align) + size
+        self.stack_align = max(self.stack_align, align)
 
 
 class ZeroBits(Marshalling):

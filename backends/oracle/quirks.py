@@ -217,6 +217,13 @@ QUIRKS: Final = (
         "AAPCS64, as for D-5: neither",
         on_arm64.PackedBitsByVaArg,
     ),
+    Quirk(
+        "D-25", "clang", "arm64", "14.0; not 19.1, 22.1",
+        "va_arg takes a struct of nothing, or nothing but unnamed bit-fields, by its size and alignment as it takes others; "
+        "no caller puts it there.",
+        "open for structs of nothing, which are GNU C: clang's own callers, gcc; unnamed bit-fields as for D-12",
+        on_arm64.PaddingByVaArg,
+    ),
 )  # fmt: skip
 
 

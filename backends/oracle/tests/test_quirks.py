@@ -43,6 +43,10 @@ ROWS = [
     ("D-17", "clang", "", "union {double x; struct {long :61;} y;} a", "x0", "v0"),
     ("D-23", "clang", "", f"{NINE}, ..., struct {{double x, y, z, w __attribute__((aligned(32)));}} j, struct {{double x __attribute__((aligned(32))); double y, z, w;}} k", "v0 v1 v2 v3 v4 v5 v6 v7 [0] &x0 [16]", "v0 v1 v2 v3 v4 v5 v6 v7 [0] &x0 [32]"),
     ("D-14", "gcc", "", "struct {double _Complex x; char y[0];} a, struct {float x; char y[0];} b", "x0,x1 x2", "v0,v1 x0"),
+    ("D-25", "clang", "struct none {long double x[0];};", "int a, ..., struct none b, int c, struct none d, int e", "x0 - x1 - x2", "x0 - x2 - x4"),
+    ("D-25", "clang", "struct none {long double x[0];};", f"{FIVE}, u64 f, u64 g, u64 h, ..., u64 i, struct none j, int k", "x0 x1 x2 x3 x4 x5 x6 x7 [0] - [8]", "x0 x1 x2 x3 x4 x5 x6 x7 [0] - [16]"),
+    ("D-25", "clang", "struct bits {int :5;};", "int a, struct bits b, ..., struct bits c, int d", "x0 x1 x2 x3", "x0 - - x2"),
+    ("D-25", "clang", "", "int a, struct {long double x[0];} b, ..., struct {long x[0];} c, struct {} __attribute__((aligned(16))) d, int e", "x0 - - - x1", "x0 - - - x1"),
 ]  # fmt: skip
 
 
@@ -115,6 +119,7 @@ def test_types_that_clang_lays_out_otherwise(text: str, is_laid_out_otherwise: b
 def test_models_of_a_compiler() -> None:
     compiler = Compiler("clang", (14, 0, 6), "arm64", ("clang",))
     found = [" ".join(quirk.id for quirk in quirks) for quirks, _ in models(compiler)]
-    assert found[:7] == ["D-12", "D-13", "D-17", "D-20", "D-23", "D-12 D-13", "D-12 D-17"]
-    assert found[-1] == "D-17 D-20 D-23"
-    assert len(found) == 5 + 10 + 10
+    assert found[:7] == ["D-12", "D-13", "D-17", "D-20", "D-23", "D-25", "D-12 D-13"]
+    assert found[-1] == "D-20 D-23 D-25"
+    assert "D-12 D-25" not in found  # one contains the other
+    assert len(found) == 6 + 14 + 16
