@@ -58,6 +58,37 @@ class ScalarSplit(RegisterLost):
         return 8 if isinstance(arg.type, CInt) else super().alignment(arg)
 
 
+class ByVaArg(Passing):
+    """Tells when anonymous arguments have begun."""
+
+    is_anonymous = False
+
+    def place_anonymous(self, param: Param) -> Placed:
+        self.is_anonymous = True
+        return super().place_anonymous(param)
+
+
+class RegisterLostByVaArg(ByVaArg, RegisterLost):
+    """D-27. To `va_start` r9 is used."""
+
+    def place_anonymous(self, param: Param) -> Placed:
+        if self.lost and not self.is_anonymous:
+            self.integers = len(ABI.int_args)
+        return super().place_anonymous(param)
+
+    def in_registers(self, arg: Arg, classes: Classes) -> tuple[Piece, ...] | None:
+        if self.is_anonymous:
+            return super(RegisterLost, self).in_registers(arg, classes)
+        return super().in_registers(arg, classes)
+
+
+class ScalarSplitByVaArg(RegisterLostByVaArg, ScalarSplit):
+    """D-26."""
+
+    def alignment(self, arg: Arg) -> int:
+        return super(ScalarSplit, self).alignment(arg) if self.is_anonymous else super().alignment(arg)
+
+
 class FirstElement(Passing):
     """D-3."""
 

@@ -64,7 +64,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "D-2", "clang", "x86_64", "14.0; not 19.1, 22.1",
-        "A scalar __int128 is two u64: divided between r9 and the stack, aligned to 8 there. va_arg in a callee does not know.",
+        "A scalar __int128 is two u64: divided between r9 and the stack, aligned to 8 there.",
         "psABI, Classification: on the stack it is aligned to 16; Passing: never divided; gcc",
         on_x86_64.ScalarSplit,
     ),
@@ -223,6 +223,18 @@ QUIRKS: Final = (
         "no caller puts it there.",
         "open for structs of nothing, which are GNU C: clang's own callers, gcc; unnamed bit-fields as for D-12",
         on_arm64.PaddingByVaArg,
+    ),
+    Quirk(
+        "D-26", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "With D-2, va_arg takes a scalar __int128 from the stack as a whole, aligned to 16; no caller puts it there.",
+        "psABI, as for D-2: va_arg",
+        on_x86_64.ScalarSplitByVaArg,
+    ),
+    Quirk(
+        "D-27", "clang", "x86_64", "19.1; not 14.0, 22.1",
+        "With D-1, to va_arg r9 is used: a struct of an integer and a float is on the stack as a whole, and not divided as callers do.",
+        "psABI, as for D-1: neither",
+        on_x86_64.RegisterLostByVaArg,
     ),
 )  # fmt: skip
 

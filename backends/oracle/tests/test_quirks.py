@@ -47,6 +47,12 @@ ROWS = [
     ("D-25", "clang", "struct none {long double x[0];};", f"{FIVE}, u64 f, u64 g, u64 h, ..., u64 i, struct none j, int k", "x0 x1 x2 x3 x4 x5 x6 x7 [0] - [8]", "x0 x1 x2 x3 x4 x5 x6 x7 [0] - [16]"),
     ("D-25", "clang", "struct bits {int :5;};", "int a, struct bits b, ..., struct bits c, int d", "x0 x1 x2 x3", "x0 - - x2"),
     ("D-25", "clang", "", "int a, struct {long double x[0];} b, ..., struct {long x[0];} c, struct {} __attribute__((aligned(16))) d, int e", "x0 - - - x1", "x0 - - - x1"),
+    ("D-26", "clang", "", f"{FIVE}, u64 f, u64 g, __int128 h, ..., __int128 i", "rdi rsi rdx rcx r8 r9 [0] [16] [32]", "rdi rsi rdx rcx r8 r9 [0] [8] [32]"),
+    ("D-26", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, __int128 f, ..., struct mixed g, __int128 h", "rdi rsi rdx rcx r8 [0] r9,xmm0 [16]", "rdi rsi rdx rcx r8 r9,[0] [8] [32]"),
+    ("D-26", "clang", "", f"{FIVE}, ..., __int128 f, u64 g, u64 h, __int128 i", "rdi rsi rdx rcx r8 [0] r9 [16] [32]", "rdi rsi rdx rcx r8 [0] r9 [16] [32]"),
+    ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, __int128 f, ..., struct mixed g, u64 h", "rdi rsi rdx rcx r8 [0] r9,xmm0 [16]", "rdi rsi rdx rcx r8 [0] [16] [32]"),
+    ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, __int128 f, struct mixed g, ..., u64 h", "rdi rsi rdx rcx r8 [0] r9,xmm0 [16]", "rdi rsi rdx rcx r8 [0] [16],xmm0 [24]"),
+    ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, ..., __int128 f, struct mixed g", "rdi rsi rdx rcx r8 [0] r9,xmm0", "rdi rsi rdx rcx r8 [0] r9,xmm0"),
 ]  # fmt: skip
 
 
