@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from backends.abi import Arg, InReg, OnStack, Piece, Placed
-from backends.x86_64.abi import ABI, Class, Classes, Passing
+from backends.x86_64.abi import ABI, VECTOR_ARGS, Class, Classes, Passing
 from harness.isa.ctypes import (
     X86_64,
     CArray,
@@ -316,6 +316,54 @@ def _float_bytes(floats: dict[int, int], piece: Piece) -> int:
     if second is None:
         return min(first, piece.size)
     return piece.size if first == 4 or second == 4 or floats.get(piece.at + 4) else min(4, piece.size)
+
+
+class AfterPadding(Passing):
+    """D-28. `counted` are the vector registers that clang knows to be used; what finds none is on the stack, piece by piece."""
+
+    counted = 0
+
+    def in_registers(self, arg: Arg, classes: Classes) -> tuple[Piece, ...] | None:
+        used, uncounted = self.vectors, int(classes == [Class.NO_CLASS, Class.SSE])
+        self.vectors = self.counted - uncounted
+        pieces = super().in_registers(arg, classes)
+        self.counted, self.vectors = self.vectors if pieces else self.counted, used
+        return pieces and tuple(self._found(arg, piece) for piece in pieces)
+
+    def _found(self, arg: Arg, piece: Piece) -> Piece:
+        if not isinstance(piece.where, InReg) or piece.where.reg in ABI.int_args:
+            return piece
+        if self.vectors < VECTOR_ARGS:
+            self.vectors += 1
+            return replace(piece, where=InReg(f"{piece.where.reg[:3]}{self.vectors - 1}"))
+        size = 16 if _is_two_floats(arg.type, piece.at) else rounded_up(piece.size, 8)
+        at = rounded_up(self.stack, size)
+        self.stack, self.stack_align = at + size, max(self.stack_align, size)
+        return replace(piece, where=OnStack(at, ABI.sp))
+
+
+def _is_two_floats(ctype: CType, at: int) -> bool:
+    """Of which clang makes a vector; LLVM gives it 16 bytes of stack."""
+    floats = [leaf.at_bit // 8 for leaf in _storage(ctype, 0) if leaf.type == CFloat("float", 4)]
+    return at in floats and at + 4 in floats
+
+
+class AfterPaddingByVaArg(ByVaArg, AfterPadding):
+    """D-29."""
+
+    def in_registers(self, arg: Arg, classes: Classes) -> tuple[Piece, ...] | None:
+        if not self.is_anonymous:
+            return super().in_registers(arg, classes)
+        return None if classes == [Class.NO_CLASS, Class.SSE] else super(AfterPadding, self).in_registers(arg, classes)
+
+
+class PaddingFirstByVaArg(Passing):
+    """D-30. What va_arg takes for the second eightbyte is whatever was in the next register."""
+
+    def place_anonymous(self, param: Param) -> Placed:
+        placed = super().place_anonymous(param)
+        is_lost = any(piece.at == 8 and isinstance(piece.where, InReg) for piece in placed.pieces[:1])
+        return replace(placed, pieces=()) if is_lost else placed
 
 
 class UnnamedInt128(Passing):

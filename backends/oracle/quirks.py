@@ -236,6 +236,26 @@ QUIRKS: Final = (
         "psABI, as for D-1: neither",
         on_x86_64.RegisterLostByVaArg,
     ),
+    Quirk(
+        "D-28", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "An object whose first eightbyte is padding and whose second is SSE is passed as the second alone, also on the stack, and its "
+        "register is not counted: a later object that does not fit is divided.",
+        "psABI, Passing: an object that does not fit is on the stack as a whole; gcc",
+        on_x86_64.AfterPadding,
+    ),
+    Quirk(
+        "D-29", "clang", "x86_64", "14.0; not 19.1, 22.1",
+        "With D-28, va_arg takes such an object from the stack, also where callers have a register for it.",
+        "psABI, Passing 3; clang's own callers, gcc",
+        on_x86_64.AfterPaddingByVaArg,
+    ),
+    Quirk(
+        "D-30", "clang", "x86_64", "14.0 for INTEGER, 19.1; not 22.1",
+        "va_arg takes an object whose first eightbyte is padding from its register as if that held the first eightbyte: "
+        "the second is lost.",
+        "psABI, Variable Argument Lists; clang's own callers, gcc",
+        on_x86_64.PaddingFirstByVaArg,
+    ),
 )  # fmt: skip
 
 

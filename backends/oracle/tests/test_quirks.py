@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.abi import OnStack, Piece
 from backends.arm64 import abi as arm64
 from backends.oracle.compilers import Compiler
 from backends.oracle.quirks import QUIRKS, Quirk, models, of_types
@@ -11,6 +12,9 @@ from harness.isa.proto import parse_proto
 
 FIVE = "u64 a, u64 b, u64 c, u64 d, u64 e"
 NINE = "double a, double b, double c, double d, double e, double f, double g, double h, double i"
+EIGHT = "double a, double b, double c, double d, double e, double f, double g, double h"
+IN_XMM = "xmm0 xmm1 xmm2 xmm3 xmm4 xmm5 xmm6"
+SECOND = "struct second {int :30; double x;};"
 PACKED7 = "struct p {u32 a; u8 b[3];} __attribute__((packed));"
 ROWS = [
     # Quirk, declarations, parameters, places by the document, by the compiler; offsets from the first stacked argument.
@@ -53,6 +57,18 @@ ROWS = [
     ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, __int128 f, ..., struct mixed g, u64 h", "rdi rsi rdx rcx r8 [0] r9,xmm0 [16]", "rdi rsi rdx rcx r8 [0] [16] [32]"),
     ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, __int128 f, struct mixed g, ..., u64 h", "rdi rsi rdx rcx r8 [0] r9,xmm0 [16]", "rdi rsi rdx rcx r8 [0] [16],xmm0 [24]"),
     ("D-27", "clang", "struct mixed {u64 x; double y;};", f"{FIVE}, ..., __int128 f, struct mixed g", "rdi rsi rdx rcx r8 [0] r9,xmm0", "rdi rsi rdx rcx r8 [0] r9,xmm0"),
+    ("D-28", "clang", SECOND, f"{EIGHT}, struct second i, double j", f"{IN_XMM} xmm7 [0] [16]", f"{IN_XMM} xmm7 [0] [8]"),
+    ("D-28", "clang", SECOND, f"struct second z, {EIGHT}, struct {{double x;}} i", f"{IN_XMM} xmm7 [0] [8]", f"{IN_XMM} xmm7 [0] [8]"),
+    ("D-28", "clang", SECOND, "double a, double b, double c, double d, double e, double f, struct second g, struct {double x, y;} h, double i", f"{IN_XMM} [0] xmm7", f"{IN_XMM} xmm7,[0] [8]"),
+    ("D-28", "clang", SECOND, "double a, double b, double c, double d, double e, double f, double g, struct second h, float _Complex i, double j", f"{IN_XMM} xmm7 [0] [8]", f"{IN_XMM} xmm7 [0] [16]"),
+    ("D-28", "clang", "", f"{EIGHT}, struct {{double x; int :30;}} i, struct {{float x, y, z;}} j, double k", f"{IN_XMM} xmm7 [0] [16] [32]", f"{IN_XMM} xmm7 [0] [16] [32]"),
+    ("D-28", "clang", "", f"{FIVE}, u64 f, struct {{int :30; u64 x;}} g, u64 h", "rdi rsi rdx rcx r8 r9 [0] [16]", "rdi rsi rdx rcx r8 r9 [0] [16]"),
+    ("D-29", "clang", SECOND, "u64 a, ..., struct second b, double c", "rdi xmm0 xmm1", "rdi [0] xmm0"),
+    ("D-29", "clang", SECOND, f"{EIGHT}, struct second i, ..., double j", f"{IN_XMM} xmm7 [0] [16]", f"{IN_XMM} xmm7 [0] [8]"),
+    ("D-29", "clang", "", "u64 a, ..., struct {double x; int :30;} b, struct {int :30; u64 x;} c, double d", "rdi xmm0 rsi xmm1", "rdi xmm0 rsi xmm1"),
+    ("D-30", "clang", SECOND, "u64 a, ..., struct {int :30; u64 x;} b, u64 c, struct second d, double e", "rdi rsi rdx xmm0 xmm1", "rdi - rdx - xmm1"),
+    ("D-30", "clang", "", f"struct {{int :30; u64 x;}} z, {FIVE}, ..., struct {{int :30; u64 x;}} f, u64 g", "rdi rsi rdx rcx r8 r9 [0] [16]", "rdi rsi rdx rcx r8 r9 [0] [16]"),
+    ("D-30", "clang", "", "u64 a, ..., struct {u64 x; int :30;} b, struct {u64 x; int y:30;} c", "rdi rsi rdx,rcx", "rdi rsi rdx,rcx"),
 ]  # fmt: skip
 
 
@@ -83,6 +99,16 @@ def test_what_a_union_loses() -> None:
     ):
         layout = x86_64.layout(parse_proto(f"void f({text} u)"), quirk.rules)
         assert [piece.size for piece in layout.args[0].pieces] == sizes
+
+
+def test_what_is_passed_after_padding() -> None:
+    """Where no register is left: by the psABI the whole, by clang the second eightbyte."""
+    quirk = quirk_of("D-28", "clang")
+    assert quirk.rules
+    assert issubclass(quirk.rules, x86_64.Passing)
+    proto = parse_proto(f"{SECOND}void f({EIGHT}, struct second i)")
+    assert x86_64.layout(proto).args[8].pieces == (Piece(0, 16, OnStack(0, "rsp")),)
+    assert x86_64.layout(proto, quirk.rules).args[8].pieces == (Piece(8, 8, OnStack(0, "rsp")),)
 
 
 @pytest.mark.parametrize(
