@@ -105,6 +105,7 @@ class Ran:
     frames: tuple[FrameView, ...] = ()
     image: Image | None = None
     loaded: Loaded | None = None
+    updates: tuple[int, ...] = ()  # what each update of the job gave: 0 or an errno
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,16 @@ class ExpectedPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class Update:
+    """A slot of a prog array gets the program of this number, or is emptied (None). `errno` is what that has to give, or 0."""
+
+    map: int
+    key: int
+    prog: int | None
+    errno: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One program to run. `reference` is what the interpreter made of it; None for the interpreter itself.
 
@@ -158,6 +169,12 @@ class Job:
     detail: bool = False  # keep registers and stack at every call
     case: str = ""  # FILE::NAME
     length_in_r2: bool = False  # the main prog gets the size of the context as its second argument
+    entry: int = 0  # the number of the program that is run
+    updates: tuple[Update, ...] = ()  # of prog arrays, before the run
+    writes: int | None = None  # how many writes of the last update are made; None is all
+    during: tuple[
+        tuple[int, Update], ...
+    ] = ()  # updates while the n-th call of a helper or kfunc goes on, counted from 0
     verbose: bool = False  # a log that tells every insn, from a back end that has one
 
     def body(self, name: str) -> Body:

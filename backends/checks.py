@@ -45,6 +45,21 @@ CHECKS: Final = {
             "Arm ARM, Branch Target Identification; Intel SDM, Control-flow Enforcement Technology",
         ),
         Check(
+            "TAIL-JUMP",
+            "A tail call goes to where the program in the slot is landed at, and only where it is due.",
+            "Linux kernel/bpf/core.c, the interpreter's JMP_TAIL_CALL; include/uapi/linux/bpf.h, bpf_tail_call()",
+        ),
+        Check(
+            "TAIL-FRAME",
+            "Where a tail call lands, the frame is gone: SP, the frame pointer and callee-saved registers are as after a call.",
+            "Linux arch/x86/net/bpf_jit_comp.c, emit_bpf_tail_call_indirect(); arch/arm64/net/bpf_jit_comp.c, emit_bpf_tail_call()",
+        ),
+        Check(
+            "TAIL-COUNT",
+            "What a tail call hands on is the number of tail calls made since the program was run, or a pointer to it.",
+            "Linux include/linux/bpf.h, MAX_TAIL_CALL_CNT; kernel/bpf/core.c, the interpreter's JMP_TAIL_CALL",
+        ),
+        Check(
             "TRAMP-CTX",
             "A traced function's program finds every argument in ctx, packed in their order, and the result behind them.",
             "Linux include/linux/bpf.h, arch_prepare_bpf_trampoline(); kernel/trace/bpf_trace.c, bpf_get_func_arg()",

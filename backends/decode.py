@@ -112,12 +112,17 @@ def decode_image(image: Image) -> Decoded:
     return Decoded(insns, frozenset(sites), frozenset(indirect))
 
 
-def is_landing_pad(arch: str, native: Native | None) -> bool:
-    """Whether an indirect call may land on this insn: BTI c/jc or PACIASP (Arm ARM, "BTI"), ENDBR64 (Intel SDM, "CET")."""
+def is_landing_pad(arch: str, native: Native | None, *, by_jump: bool = False) -> bool:
+    """Whether an indirect call may land on this insn: BTI c/jc or PACIASP (Arm ARM, "BTI"), ENDBR64 (Intel SDM, "CET").
+
+    `by_jump`: a BR through another register than X16 and X17, which may land on BTI j/jc alone.
+    """
     if native is None:
         return False
     if arch == "x86_64":
         return native.mnemonic == "endbr64"
+    if by_jump:
+        return native.mnemonic == "bti" and native.operands in ("j", "jc")
     if native.mnemonic == "bti":
         return native.operands in ("c", "jc")
     return native.mnemonic in ("paciasp", "pacibsp")

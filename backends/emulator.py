@@ -11,6 +11,7 @@ from unicorn.unicorn_py3 import unicorn as binding
 
 from backends.base import CTX_BASE
 from backends.maps import MAPS_BASE, STRIDE, VALUES, address_of
+from backends.progs import PROGS_BASE, map_bytes
 from harness.isa.ctypes import rounded_up
 from harness.isa.maps import MAX_MAPS, Map
 
@@ -174,8 +175,14 @@ class Emulator:
     def map_values(self, maps: Sequence[Map]) -> None:
         """Memory for the values of maps, and none for others."""
         wanted = [
-            (address_of(index), rounded_up(VALUES + map_.stride * map_.slots, _PAGE)) for index, map_ in enumerate(maps)
+            (
+                address_of(index),
+                rounded_up(map_bytes(map_) if map_.has_progs else VALUES + map_.stride * map_.slots, _PAGE),
+            )
+            for index, map_ in enumerate(maps)
         ]
+        if any(map_.has_progs for map_ in maps):
+            wanted.append((PROGS_BASE, STRIDE))
         if wanted == self._maps:
             return
         for address, size in self._maps:
@@ -193,7 +200,7 @@ class Emulator:
         both = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
         self._add_hook(both, memory, STACK_BASE, STACK_BASE + STACK_BYTES - 1)
         self._add_hook(both, memory, CTX_BASE, CTX_BASE + CTX_BYTES - 1)
-        self._add_hook(both, memory, MAPS_BASE, MAPS_BASE + MAX_MAPS * STRIDE - 1)
+        self._add_hook(both, memory, MAPS_BASE, MAPS_BASE + (MAX_MAPS + 1) * STRIDE - 1)
 
     def _add_hook(self, kind: int, callback: Any, begin: int, end: int) -> ctypes.c_size_t:
         hook = ctypes.c_size_t()
@@ -264,6 +271,11 @@ class Emulator:
         """Memory that is not code."""
         if data:
             self._uc.mem_write(address, data)
+
+    def patch(self, address: int, code: bytes) -> None:
+        """Changes insns, as a text poke does: what was translated of them is forgotten."""
+        self._uc.mem_write(address, code)
+        self._uc.ctl_remove_cache(address, address + len(code))
 
     def load(self, code: bytes, watched: Iterable[int], *, kernel_data: bool = False) -> None:
         """Replaces the code and the addresses whose execution calls back; `kernel_data` is readable, and 0, where asked for."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from harness.isa.verified import Verified
@@ -17,6 +18,24 @@ class Symbol:
     subprog: int
 
 
+class Tail(Enum):
+    """How tail calls become native code. The series of January 2026 has both forms beside each other; one switch each here."""
+
+    BASE = "base"  # Linux: the target is read through its program
+    STATIC = "static"  # the series: limit and target of a single map are known or cached
+    DYNAMIC = "dynamic"  # the series, where a map is not known
+
+
+@dataclass(frozen=True, slots=True)
+class Poke:
+    """A tail call whose target is patched into it: sites of 5 bytes, by their offset from the image's base. TC-40."""
+
+    bypass: int
+    target: int
+    map: int
+    key: int
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
     """Native code, ready to run at `base`. The first symbol is the main prog.
@@ -24,7 +43,8 @@ class Image:
     `insn_offsets[i]` is the byte offset of the first native insn of insn `i` of `source`; the second slot of an
     LD_IMM64 has the offset of the insn after it. `landing_pads`: the code was built for BTI (arm64) or IBT (x86-64).
     `inlined`: helper calls, by their insns as loaded, that the compiler replaced by insns of its own; `kernel_data`: those
-    read memory of the kernel.
+    read memory of the kernel. `landing`: from a main prog's entry to where tail calls land, `landing_frame`: by how much SP
+    is then below that at the entry; both in bytes.
     """
 
     arch: str
@@ -36,6 +56,10 @@ class Image:
     source: Verified
     inlined: frozenset[int] = frozenset()
     kernel_data: bool = False
+    landing: int = 0
+    landing_frame: int = 0
+    pokes: tuple[Poke, ...] = ()
+    tail: Tail = Tail.BASE
 
     def insn_at(self, offset: int) -> int | None:
         """The insn of `source` whose native code covers `offset`, or None in a prologue, an epilogue or outside."""

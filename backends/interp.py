@@ -8,7 +8,7 @@ from backends.calls import HELPER_RESULTS, as_type, result_of
 from backends.liveness import args_read
 from backends.maps import MAP_HELPERS, MapStore, constant, values_of
 from harness.isa import opcodes as op
-from harness.isa.calls import HELPERS
+from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.insn import (
     Alu,
     Atomic,
@@ -32,6 +32,7 @@ from harness.isa.insn import (
     StoreRelease,
     Swap,
 )  # fmt: skip
+from harness.isa.maps import MAX_TAIL_CALLS
 from harness.isa.proto import Proto
 
 MAX_STEPS: Final = 1_000_000
@@ -39,7 +40,7 @@ STACK_BASE: Final = 0x7E57_0000_0000  # far from every constant that cases use
 FRAME_STRIDE: Final = 0x1000  # so that one frame's overflow is not another's data
 FRAME_BYTES: Final = 512
 MAX_FRAMES: Final = 32
-FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
+FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
 
 
 class _FaultError(Exception):
@@ -89,10 +90,14 @@ class _Machine:
         length = len(job.ctx) if job.length_in_r2 else None
         main_regs: list[int | None] = [None, CTX_BASE, length, *[None] * 7, _fp_of(0)]
         self.frames = [_Frame(0, -1, main_regs, [None] * op.MAX_STACK_ARGS)]
-        self.pc = 0
-        self.values = [bytearray(map_.stride * map_.slots) for map_ in job.prog.maps]
+        self.pc = self._start_of(job.entry)
+        self.values = [bytearray(0 if map_.has_progs else map_.stride * map_.slots) for map_ in job.prog.maps]
         self.maps = MapStore(job.prog.maps, self)
-        self.maps.begin()
+        self.maps.begin(job.updates)
+        self.tail_calls = self.helper_calls = 0
+
+    def _start_of(self, number: int) -> int:
+        return self.job.prog.subprogs[self.job.prog.mains[number]].start
 
     def run(self) -> Ran:
         violations: tuple[Violation, ...] = ()
@@ -101,7 +106,8 @@ class _Machine:
             retval = self._loop()
         except _FaultError as fault:
             violations = (Violation(fault.check, str(fault), self.pc),)
-        return Ran(retval, bytes(self.ctx), tuple(self.calls), self.maps.contents(), violations)
+        updates = tuple(self.maps.errnos)
+        return Ran(retval, bytes(self.ctx), tuple(self.calls), self.maps.contents(), violations, updates=updates)
 
     def _loop(self) -> int:
         ops = self.job.prog.ops
@@ -180,6 +186,8 @@ class _Machine:
                 return following + typed.off if taken else following
             case MayGoto():
                 return following  # no program here runs for long enough
+            case CallHelper() if typed.id == TAIL_CALL:
+                return self._tail_call(following)
             case CallHelper():
                 self._call_helper(typed)
                 return following
@@ -243,12 +251,37 @@ class _Machine:
         self.top.regs[:6] = [result, None, None, None, None, None]
         self.top.outgoing = [None] * op.MAX_STACK_ARGS
 
+    def _tail_call(self, following: int) -> int:
+        """TC-01 to TC-10: out of range, then the limit, then the empty slot; a miss counts nothing and leaves the frame."""
+        ctx, index = self._read(1), self.maps.find(self._read(2))
+        if index is None or not self.maps.maps[index].has_progs:
+            raise _FaultError("MEM", f"bpf_tail_call: {self._read(2):#x} is no prog array")
+        number = self.maps.prog_at(index, self._read(3) & op.MASK32)
+        if number is None or self.tail_calls >= MAX_TAIL_CALLS:
+            self._clobber(None)
+            return following
+        self.tail_calls += 1
+        main = self.job.prog.mains[number]
+        self.calls.append(Call(self.pc, self.job.prog.subprogs[main].name, True, (normalise(ctx),)))
+        regs: list[int | None] = [None, ctx, *[None] * 8, _fp_of(self.activations)]
+        self.frames[-1] = _Frame(self.activations, self.top.return_to, regs, [None] * op.MAX_STACK_ARGS)
+        self.activations += 1
+        return self._start_of(number)
+
+    def _note_helper(self) -> None:
+        """What happens to prog arrays while a helper or kfunc runs."""
+        for at, update in self.job.during:
+            if at == self.helper_calls:
+                self.maps.set_prog(update.map, update.key, update.prog)
+        self.helper_calls += 1
+
     def _call_helper(self, typed: CallHelper) -> None:
         helper = HELPERS.get(typed.id)
         if helper is None:
             raise _FaultError("MEM", f"there is no helper {typed.id}")
         args = self._args(helper.proto)
         self.calls.append(Call(self.pc, helper.name, False, tuple(normalise(value) for value in args)))
+        self._note_helper()
         result = self.maps.call(helper.name, args) if helper.name in MAP_HELPERS else HELPER_RESULTS[helper.name]
         if result is None:
             raise _FaultError("MEM", f"{helper.name}: {args[0]:#x} is no map")
@@ -272,6 +305,7 @@ class _Machine:
             raise _FaultError("MEM", f"there is no kfunc {typed.btf_id}")
         args = self._args(proto)
         self.calls.append(Call(self.pc, proto.name, False, tuple(normalise(value) for value in args)))
+        self._note_helper()
         seen = [as_type(value, param.type) for value, param in zip(args, proto.params, strict=True)]
         self._clobber(result_of(self.job.body(proto.name), seen))
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from backends.base import Entries
+from backends.base import Entries, Update
 from harness.isa import opcodes as op
 from harness.isa.insn import LdImm64, Prog
 from harness.isa.maps import Map
 from harness.isa.verified import Verified
+
+if TYPE_CHECKING:
+    from backends.progs import Write
 
 MAPS_BASE: Final = 0x6D61_0000_0000  # above 32 bits, so that a constant's upper half matters, as a kernel's does
 STRIDE: Final = 1 << 20  # bytes from one map to the next
@@ -63,18 +66,42 @@ class Memory(Protocol):
         ...
 
 
+class Progs(Protocol):
+    """Prog arrays in an engine's memory: backends.progs.NativeProgs."""
+
+    def begin(self) -> None:
+        """All empty."""
+        ...
+
+    def writes(self, index: int, key: int, old: int | None, new: int | None) -> "list[Write]":
+        """What an update writes, in order."""
+        ...
+
+    def apply(self, writes: "Sequence[Write]") -> None:
+        """Makes them."""
+        ...
+
+
 @dataclass(slots=True)
 class MapStore:
     """The maps of one run. Their values lie in the engine's memory; which key a value belongs to is kept here."""
 
     maps: Sequence[Map]
     memory: Memory
+    progs: Progs | None = None  # where native code finds prog arrays
+    errnos: list[int] = field(default_factory=list)  # of the updates before the run
     _slots: list[dict[bytes, int]] = field(default_factory=list)
 
-    def begin(self) -> None:
-        """Every map as it is before the program runs."""
-        self._slots = [{} for _ in self.maps]
+    def begin(self, updates: Sequence[Update] = (), writes: int | None = None) -> None:
+        """Every map as it is before the program runs: after these updates, of the last one so many writes."""
+        self._slots, self.errnos = [{} for _ in self.maps], []
+        if self.progs is not None:
+            self.progs.begin()
         for index, map_ in enumerate(self.maps):
+            if map_.has_progs:
+                for key, value in map_.content:
+                    self.set_prog(index, int.from_bytes(key, "little"), int.from_bytes(value, "little"))
+                continue
             self.memory.write(values_of(index), bytes(map_.stride * map_.slots))
             for key, value in map_.content:
                 slot = (
@@ -83,6 +110,28 @@ class MapStore:
                     else self._slots[index].setdefault(key, len(self._slots[index]))
                 )
                 self.memory.write(self._at(index, slot), value)
+
+        for number, update in enumerate(updates, 1):
+            last = writes if number == len(updates) else None
+            self.errnos.append(-self.set_prog(update.map, update.key, update.prog, last))
+
+    def set_prog(self, index: int, key: int, prog: int | None, writes: int | None = None) -> int:
+        """A slot of a prog array from user space: 0 or -errno. Linux kernel/bpf/arraymap.c, TC-12."""
+        slots, name = self._slots[index], key.to_bytes(4, "little")
+        if key >= self.maps[index].max_entries:
+            return -_E2BIG
+        old = slots.pop(name, None)
+        if prog is None and old is None:
+            return -_ENOENT
+        if prog is not None:
+            slots[name] = prog
+        if self.progs is not None:
+            self.progs.apply(self.progs.writes(index, key, old, prog)[:writes])
+        return 0
+
+    def prog_at(self, index: int, key: int) -> int | None:
+        """The number of the program in a slot; None where it is empty, or there is no such slot."""
+        return self._slots[index].get(key.to_bytes(4, "little"))
 
     def _index(self, key: bytes) -> int:
         return int.from_bytes(key, "little")
@@ -98,7 +147,7 @@ class MapStore:
     def value_at(self, address: int, size: int) -> int | None:
         """The number of the map in one value of which an access lies wholly; None where there is none."""
         index, rest = divmod(address - MAPS_BASE, STRIDE)
-        if not 0 <= index < len(self.maps) or rest < VALUES:
+        if not 0 <= index < len(self.maps) or rest < VALUES or self.maps[index].has_progs:
             return None
         slot, at = divmod(rest - VALUES, self.maps[index].stride)
         return index if slot < self.maps[index].slots and at + size <= self.maps[index].value_size else None
@@ -150,6 +199,8 @@ class MapStore:
     def _entries(self, index: int) -> list[tuple[bytes, bytes]]:
         map_ = self.maps[index]
         slots = self._slots[index]
+        if map_.has_progs:
+            return [(key, number.to_bytes(4, "little")) for key, number in slots.items()]
         if map_.type == "array":
             slots = {number.to_bytes(4, "little"): number for number in range(map_.max_entries)}
         raw = self.memory.read(values_of(index), map_.stride * map_.slots)

@@ -9,10 +9,10 @@ from backends.abi import LayoutError
 from backends.abis import ARCHES
 from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported, Violation
 from backends.decode import decode_image
-from backends.image import Addresses, CompileError, Compiler, Image
+from backends.image import Addresses, CompileError, Compiler, Image, Symbol
 from backends.interp import FEATURES
 from backends.maps import resolved
-from backends.probe import BELOW_SP, Probe
+from backends.probe import BELOW_SP, Probe, landings
 from harness.isa.calls import HELPERS
 from harness.isa.verified import Verified
 
@@ -90,7 +90,9 @@ class Bench:
             self._parts = cpu, Probe(cpu, *ARCHES[image.arch])
         cpu, probe = self._parts
         decoded = decode_image(image)
-        watched = {image.base + symbol.offset for symbol in image.symbols[1:]}
+        entry = next(s for s in image.symbols if s.subprog == job.prog.mains[job.entry])
+        watched = {image.base + symbol.offset for symbol in image.symbols if symbol is not entry}
+        watched |= {image.base + offset for offset in landings(image)}
         watched |= {image.base + offset for offset in decoded.return_sites}
         watched |= {image.base + offset for offset in decoded.indirect} if image.landing_pads else set()
         cpu.map_values(job.prog.maps)
@@ -98,7 +100,7 @@ class Bench:
 
         def once(spoils: frozenset[str] | None) -> Ran:
             probe.begin(job, image, decoded, pads, spoils)
-            return self._once(job, image, cpu, probe)
+            return self._once(job, image, entry, cpu, probe)
 
         outcome = once(None)
         if job.reference is None or _agree(outcome, job.reference) or not _agree(once(frozenset()), job.reference):
@@ -106,9 +108,9 @@ class Bench:
         relied = [what for what in probe.spoilable if not _agree(once(frozenset({what})), job.reference)]
         return replace(outcome, violations=(*_relied_on(relied, outcome, job.reference), *outcome.violations))
 
-    def _once(self, job: Job, image: Image, cpu: emu.Emulator, probe: Probe) -> Ran:
-        probe.set_up()
-        fault = cpu.run(image.base + image.symbols[0].offset, probe.on_code, probe.on_memory)
+    def _once(self, job: Job, image: Image, entry: Symbol, cpu: emu.Emulator, probe: Probe) -> Ran:
+        probe.set_up(entry)
+        fault = cpu.run(image.base + entry.offset, probe.on_code, probe.on_memory)
         retval: int | None = None
         if fault is not None:
             probe.on_fault(fault)
@@ -116,7 +118,10 @@ class Bench:
             retval = probe.finish()
         memory = cpu.read(CTX_BASE, len(job.ctx)) if job.ctx else b""
         maps = probe.maps.contents()
-        return Ran(retval, memory, probe.calls, maps, tuple(probe.violations), tuple(probe.frames), image)
+        updates = tuple(probe.maps.errnos)
+        return Ran(
+            retval, memory, probe.calls, maps, tuple(probe.violations), tuple(probe.frames), image, updates=updates
+        )
 
 
 def _agree(outcome: Ran, reference: Ran) -> bool:

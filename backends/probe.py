@@ -13,8 +13,10 @@ from backends.calls import HELPER_RESULTS, as_type, result_of
 from backends.decode import Decoded, is_landing_pad
 from backends.image import Image, Symbol
 from backends.maps import MAP_HELPERS, MAPS_BASE, MapStore
+from backends.progs import NativeProgs
 from harness.isa.calls import HELPERS_BY_NAME
 from harness.isa.ctypes import CInt
+from harness.isa.maps import MAX_TAIL_CALLS
 from harness.isa.opcodes import MASK64
 from harness.isa.proto import Proto
 
@@ -26,6 +28,8 @@ ARG_AREA: Final = "the area of its outgoing stack arguments"
 UPPER_BITS: Final = "the bits above a narrow result"
 _POISON: Final = 0xDEAD_0000_BAD0_0000  # plus a number, so that a reader sees which register it was
 _RED: Final = b"\xd1" * RED_BYTES
+# From the entry's SP down to the frame pointer of a function, and what is not its caller's where it is landed at.
+_LANDING: Final = {"x86_64": (8, ("rbp",)), "arm64": (16, ("x29", "x26"))}
 PLATFORM_REG: Final = {"arm64": ("x18",), "x86_64": ()}
 
 
@@ -40,6 +44,7 @@ class _Activation:
     kept: list[int]  # callee-saved registers at entry
     incoming_bytes: int
     fp: int | None = None  # R10, once a pointer to this frame was seen
+    landed: bool = False  # it is past the point where tail calls land
 
 
 class Probe:
@@ -72,8 +77,13 @@ class Probe:
         self._scratch = self._every_scratch if spoils is None else self._cpu.regs(chosen)
         self._scratch_poison = [self._poison[reg] for reg in chosen]
         self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
-        self.maps = MapStore(job.prog.maps, self._cpu)
-        self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols[1:]}
+        tails = any(map_.has_progs for map_ in job.prog.maps)
+        self.progs = NativeProgs(job.prog.maps, image, self._cpu) if tails else None
+        self.maps = MapStore(job.prog.maps, self._cpu, self.progs)
+        self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols}
+        self._landings = {image.base + offset: symbol for offset, symbol in landings(image).items()}
+        self._tail_calls = self._pad_calls = 0
+        self.tail_accesses = 0  # reads of prog arrays and of programs
         self._stack: list[_Activation] = []
         self._activations: list[_Activation] = []
         self._seen_calls = 0
@@ -114,12 +124,13 @@ class Probe:
 
     # --- the program starts and ends
 
-    def set_up(self) -> None:
-        """Registers, stack and context as the caller of the main prog leaves them."""
+    def set_up(self, entry: Symbol) -> None:
+        """Registers, stack and context as the caller of a main prog leaves them."""
         self._cpu.write(emu.STACK_BASE, b"\xc3" * emu.STACK_BYTES)
         self._cpu.write(CTX_BASE, b"\xc7" * emu.CTX_BYTES)
         self._cpu.write(CTX_BASE, self._job.ctx)
-        self.maps.begin()
+        self.maps.begin(self._job.updates, self._job.writes)
+        del self._entries[self._image.base + entry.offset]
         values = {name: _POISON + 0x100 + i for i, name in enumerate(self._names)}
         values[self._abi.int_args[0]] = CTX_BASE
         if self._job.length_in_r2:
@@ -131,7 +142,6 @@ class Probe:
             values[self._abi.sp] -= 8
             self._cpu.write(emu.STACK_TOP - 8, emu.STOP.to_bytes(8, "little"))
         self._all.write([values[name] for name in self._names])
-        entry = self._image.symbols[0]
         if self._image.landing_pads and not is_landing_pad(self._abi.arch, self._decoded.insns.get(entry.offset)):
             self._report_landing(entry.offset, "the entry of the main prog, which is called indirectly,")
         self._push(entry, emu.STOP, None)
@@ -156,6 +166,8 @@ class Probe:
             self._on_pad(address)
         elif address in self._entries:
             self._on_entry(self._entries[address])
+        elif address in self._landings:
+            self._on_landing(address, self._landings[address])
         elif address >= emu.PADS_BASE and address - emu.PAD_RETURN not in self._pads:
             self.report("ABI-ARG", f"a call to {address:#x}, where no function is", insn=None)
             self._cpu.stop()
@@ -190,6 +202,10 @@ class Probe:
         values = self._values()
         name = self._pads[address]
         body = next((b for b in self._job.bodies if b.proto.name == name), None)
+        for number, update in self._job.during:
+            if number == self._pad_calls:
+                self.maps.set_prog(update.map, update.key, update.prog)
+        self._pad_calls += 1
         if body is None and name not in HELPERS_BY_NAME:
             self.report("ABI-ARG", f"a call of {name}, which the program does not make")
             self._cpu.stop()
@@ -201,6 +217,66 @@ class Probe:
         self._redden(values[self._abi.sp])
         self._spoil(values[self._abi.sp] + self._abi.return_address_bytes, self._layout(proto).stack_bytes)
         self._result.write([self._dirty(result, proto)])
+
+    # --- TAIL-JUMP, TAIL-FRAME and TAIL-COUNT where a tail call lands
+
+    def _on_landing(self, address: int, symbol: Symbol) -> None:
+        """Another program begins in the place of the running function. A first run of a main prog comes by, too."""
+        values = self._values()
+        top = self._stack[-1]
+        if top.symbol is symbol and not top.landed:
+            top.landed = True
+            return
+        self._pass_inlined()
+        number, self._seen_calls = self._seen_calls, self._seen_calls + 1
+        expected = self._expected[number] if number < len(self._expected) else None
+        if expected is None or expected.callee != symbol.name:
+            wanted = f"a call of {expected.callee}" if expected else "no further call"
+            self.report("TAIL-JUMP", f"a tail call goes to {symbol.name}; the program makes {wanted} here")
+            self._cpu.stop()
+            return
+        self._made.append(expected)
+        self._tail_calls += 1
+        self._check_landing(symbol, values, expected)
+        following = _Activation(len(self._activations), symbol, top.entry_sp, top.return_to, top.kept, 0, landed=True)
+        self._stack[-1] = following
+        self._activations.append(following)
+        self._redden(values[self._abi.sp])
+        if self._spoils is None:
+            ctx, count = values[self._abi.int_args[0]], values["rax"] if self._abi.arch == "x86_64" else None
+            self._scratch.write(self._scratch_poison)
+            self._cpu.regs([self._abi.int_args[0]]).write([ctx])
+            if count is not None:
+                self._cpu.regs(["rax"]).write([count])
+
+    def _check_landing(self, symbol: Symbol, values: dict[str, int], expected: Call) -> None:
+        top, insn = self._stack[-1], expected.insn
+        self._check_registers(expected, values, None)
+        want_sp = top.entry_sp - self._image.landing_frame
+        if values[self._abi.sp] != want_sp:
+            text = f"{symbol.name} is landed at with SP {values[self._abi.sp]:#x}, not {want_sp:#x}"
+            self.report("TAIL-FRAME", text, insn=insn)
+        record, keeps = _LANDING[self._abi.arch]
+        frame = top.entry_sp - record
+        if values[self._abi.fp] != frame:
+            text = f"{symbol.name} is landed at with {self._abi.fp} = {values[self._abi.fp]:#x}, not {frame:#x}"
+            self.report("TAIL-FRAME", text, insn=insn)
+        for reg, was in zip(self._kept_names, top.kept, strict=True):
+            if reg not in keeps and values[reg] != was:
+                text = f"{symbol.name} is landed at with {reg} = {values[reg]:#x}; its caller has {was:#x} there"
+                self.report("TAIL-FRAME", text, insn=insn)
+        count = self._count_at(values["rax"] if self._abi.arch == "x86_64" else values["x26"])
+        if count != self._tail_calls:
+            text = f"{symbol.name} is handed a count of {count}; this is tail call {self._tail_calls}"
+            self.report("TAIL-COUNT", text, insn=insn)
+
+    def _count_at(self, given: int) -> int:
+        """The count, or what its pointer points to. TC-72, TC-92."""
+        if self._abi.arch == "x86_64" and given <= MAX_TAIL_CALLS:
+            return given
+        if not emu.STACK_BASE <= given <= emu.STACK_BASE + emu.STACK_BYTES - 8:
+            return -1
+        return int.from_bytes(self._cpu.read(given, 8), "little")
 
     def _help(self, name: str, args: list[int], pc: int) -> int:
         """A helper's result; where it is given what it cannot use, that is reported."""
@@ -291,7 +367,7 @@ class Probe:
                 self.report("ABI-ARG", text, pc, expected.insn)
         return seen
 
-    def _check_registers(self, expected: Call, values: dict[str, int], pc: int) -> None:
+    def _check_registers(self, expected: Call, values: dict[str, int], pc: int | None) -> None:
         for number, want in enumerate(expected.args):
             reg = self._abi.int_args[number]
             if want is not None and not self._same(values[reg], want):
@@ -379,8 +455,11 @@ class Probe:
         target = self._indirect_target(offset)
         if target is None or emu.PADS_BASE <= target < emu.PADS_BASE + emu.PADS_BYTES:
             return
-        if not is_landing_pad(self._abi.arch, self._decoded.insns.get(target - self._image.base)):
-            self._report_landing(offset, f"{target:#x}, the target of this indirect call,")
+        native = self._decoded.insns[offset]
+        by_jump = native.mnemonic == "br" and native.operands not in ("x16", "x17")
+        if not is_landing_pad(self._abi.arch, self._decoded.insns.get(target - self._image.base), by_jump=by_jump):
+            word = "jump" if native.mnemonic in ("br", "jmp") else "call"
+            self._report_landing(offset, f"{target:#x}, the target of this indirect {word},")
 
     def _indirect_target(self, offset: int) -> int | None:
         operands = self._decoded.insns[offset].operands
@@ -439,6 +518,9 @@ class Probe:
     def _on_map(self, is_write: bool, address: int, size: int) -> None:
         index = self.maps.value_at(address, size)
         word = "a write" if is_write else "a read"
+        if not is_write and self.progs is not None and self.progs.is_read(address, size):
+            self.tail_accesses += 1
+            return
         if index is None:
             text = f"{word} of {size} bytes at {address:#x}, outside every value of a map"
         elif is_write and self._job.prog.maps[index].rdonly:
@@ -463,3 +545,11 @@ def _typed(want: Value | None, ctype: object) -> Value | None:
 
 def _show(want: Value | None) -> str:
     return str(want) if isinstance(want, StackRef) else f"{want:#x}" if want is not None else "unset"
+
+
+def landings(image: Image) -> dict[int, Symbol]:
+    """Where tail calls land, by offset from the image's base: in the main prog of each program, if there are prog arrays."""
+    prog = image.source.prog
+    if not any(map_.has_progs for map_ in prog.maps):
+        return {}
+    return {symbol.offset + image.landing: symbol for symbol in image.symbols if symbol.subprog in prog.mains}

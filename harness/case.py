@@ -10,7 +10,7 @@ from backends.base import ExpectedPlace
 from backends.calls import Body
 from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_bytes
 from harness.isa.asm import Assembled, Source, assemble
-from harness.isa.insn import Prog
+from harness.isa.insn import Prog, joined
 from harness.isa.maps import Map, MapError, check
 from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
 from harness.isa.tokens import AsmError
@@ -20,6 +20,7 @@ from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quote
 from harness.yamldoc import Path as At
 
 if TYPE_CHECKING:
+    from harness.graph import Scene
     from harness.traced import TracedCase
 
 __all__ = [
@@ -49,6 +50,7 @@ class Case:
     lines: Mapping[int, str] = field(default_factory=dict)  # of the program's own source, by insn
     traced: "TracedCase | None" = None  # a trampoline instead of a program
     section: str = ""  # of an object's program
+    scenes: "tuple[Scene, ...]" = ()  # of programs that tail call each other
 
     @property
     def id(self) -> str:
@@ -191,6 +193,11 @@ _NOTHING: Final = Assembled(Prog((), ()), ())  # the program of a case that has 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
+def prefixed(program: str, number: int, subprog: str) -> str:
+    """What a subprog of one of several programs is called: a main prog as its program."""
+    return f"{program}/{subprog}" if number else program
+
+
 class _Builder:
     """Makes a case of data that has the right shape."""
 
@@ -202,10 +209,14 @@ class _Builder:
 
     def build(self) -> Case | None:
         """The case, or None; what is wrong is in `notes`."""
-        found = [key for key in ("prog", "elf", "trampoline") if key in self.data]
+        found = [key for key in ("prog", "progs", "elf", "trampoline") if key in self.data]
         if len(found) != 1:
-            self.notes.at((), f"expected one of prog, elf and trampoline, found {' and '.join(found) or 'none'}")
+            self.notes.at((), f"expected one of prog, progs, elf and trampoline, found {' and '.join(found) or 'none'}")
             return None
+        if "steps" in self.data and found != ["progs"]:
+            self.notes.at(("steps",), "steps goes with progs", key=True)
+        if found == ["progs"]:
+            return self._graph()
         if found == ["elf"]:
             return self._object()
         if "trampoline" in self.data:
@@ -245,6 +256,41 @@ class _Builder:
             sources=sources,
             traced=traced,
         )
+
+    def _graph(self) -> Case | None:
+        """Programs that tail call each other."""
+        from harness.graph import build_scenes
+
+        ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
+        kfuncs, maps = tuple(self._kfuncs()), tuple(self._maps())
+        found: list[Assembled] = []
+        protos: dict[str, Proto | None] = {kfunc.proto.name: kfunc.proto for kfunc in kfuncs}
+        sources: list[Source] = []
+        for name, texts in self.data["progs"].items():
+            self.paths = {kfunc.proto.name: ("kfuncs",) for kfunc in kfuncs}
+            part = tuple(self._sources_of(("progs", name), texts))
+            protos |= {prefixed(name, number, source.name): source.proto for number, source in enumerate(part)}
+            sources += [
+                Source(prefixed(name, number, source.name), source.text, source.proto)
+                for number, source in enumerate(part)
+            ]
+            assembled = None if self.notes.errors else self._assembled(part, [kfunc.proto for kfunc in kfuncs], maps)
+            if assembled is not None:
+                subprogs = tuple(
+                    replace(subprog, name=prefixed(name, number, subprog.name))
+                    for number, subprog in enumerate(assembled.prog.subprogs)
+                )
+                found.append(replace(assembled, prog=replace(assembled.prog, subprogs=subprogs)))
+        whole = None
+        if len(found) == len(self.data["progs"]):
+            whole = Assembled(joined([one.prog for one in found]), tuple(p for one in found for p in one.places))
+        expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, whole, ctx)
+        if whole is None or ctx is None:
+            return None
+        scenes = build_scenes(self.notes, self.data, expect, whole.prog)
+        if self.notes.errors:
+            return None
+        return replace(self._case(ctx, kfuncs, whole, expect, tuple(sources)), scenes=scenes)
 
     def _object(self) -> Case | None:
         """A program that a compiler made."""
@@ -334,6 +380,9 @@ class _Builder:
     def _maps(self) -> Iterator[Map]:
         for name, data in self.data.get("maps", {}).items():
             path = ("maps", name)
+            if data["type"] == "prog_array":
+                yield from self._prog_array(name, data, path)
+                continue
             content = entries_of(self.notes, (*path, "content"), data.get("content", {}))
             shape = (data["type"], data["key"], data["value"], data["entries"])
             rdonly, frozen = data.get("access") == "read", data.get("frozen", False)
@@ -343,9 +392,26 @@ class _Builder:
             except MapError as error:
                 self.notes.at(path, f"{name}: {error}", key=True)
 
+    def _prog_array(self, name: str, data: Mapping[str, Any], path: At) -> Iterator[Map]:
+        """Its content are numbers of programs."""
+        known, slots = list(self.data.get("progs", {})), data.get("progs", [])
+        content: list[tuple[bytes, bytes]] = []
+        for slot, prog in enumerate(slots):
+            if prog is not None and prog not in known:
+                self.notes.at((*path, "progs", slot), f"there is no program {quoted(prog)}{suggestion(prog, known)}")
+            elif prog is not None:
+                content.append((slot.to_bytes(4, "little"), known.index(prog).to_bytes(4, "little")))
+        try:
+            yield check(Map(name, "prog_array", 4, 4, data.get("entries", len(slots)), content=tuple(content)))
+        except MapError as error:
+            self.notes.at(path, f"{name}: {error}", key=True)
+
     def _sources(self) -> Iterator[Source]:
-        for head, text in self.data["prog"].items():
-            path = ("prog", head)
+        yield from self._sources_of(("prog",), self.data["prog"])
+
+    def _sources_of(self, where: At, subprogs: Mapping[str, str]) -> Iterator[Source]:
+        for head, text in subprogs.items():
+            path = (*where, head)
             if _NAME.match(head):
                 self._claim(head, path)
                 yield Source(head, text)

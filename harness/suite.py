@@ -16,6 +16,7 @@ from harness.check import (
     run_mismatches,
     verdict_mismatches,
 )
+from harness.graph import Scene, between_mismatches, scene_mismatches
 from verifier.verdict import Accepted, Rejected, Verdict
 from verifier.verify import Verifier
 
@@ -81,9 +82,12 @@ class Suite:
     def _judge(self, case: Case, backend: Backend) -> Result:
         if case.traced is not None:
             return self._traced(case, backend)
-        missing = [word for word in case.needs if word not in backend.features]
+        needs = (*case.needs, "tail_calls") if case.scenes else case.needs
+        missing = [word for word in needs if word not in backend.features]
         if missing:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} lacks {', '.join(missing)}")
+        if case.scenes:
+            return self._graph(case, backend)
         verdict, reference = self._verdict(case)
         if isinstance(backend, Referee):
             return self._refereed(case, backend, verdict, reference)
@@ -102,6 +106,45 @@ class Suite:
                 replace(self._job(case, verdict, reference), detail=True)
             )  # once more, for the report
         return Result(case, backend.name, status, verdict, outcome, reference, mismatches)
+
+    def _graph(self, case: Case, backend: Backend) -> Result:
+        """Programs that tail call each other: every run of their steps."""
+        verdict, _ = self._verdict(case)
+        wrong = [] if isinstance(backend, Referee) else verdict_mismatches(case, verdict)
+        if not isinstance(backend, Referee) and (wrong or not isinstance(verdict, Accepted)):
+            return Result(case, backend.name, "failed" if wrong else "passed", verdict, mismatches=tuple(wrong))
+        outcome: Outcome | None = None
+        reference: Ran | None = None
+        for scene in case.scenes:
+            outcome, reference, found = self._scene(case, scene, verdict, backend)
+            if isinstance(outcome, Unsupported):
+                return Result(case, backend.name, "skipped", verdict, outcome, reference, reason=outcome.reason)
+            if found:
+                named = tuple(replace(m, got=f"{scene.label}: {m.got}" if scene.label else m.got) for m in found)
+                return Result(case, backend.name, "failed", verdict, outcome, reference, named)
+        return Result(case, backend.name, "passed", verdict, outcome, reference)
+
+    def _scene(
+        self, case: Case, scene: Scene, verdict: Verdict, backend: Backend
+    ) -> tuple[Outcome, Ran | None, list[Mismatch]]:
+        """One run: what came of it, what the interpreter makes of it, and what is wrong."""
+        whole = replace(case, expect=scene.expect)
+        job = replace(self._job(case, verdict, None), entry=scene.entry, updates=scene.updates, during=scene.during)
+        own = Interpreter().run(job) if isinstance(verdict, Accepted) else None
+        reference = own if isinstance(own, Ran) else None
+        if isinstance(backend, Referee):
+            outcome = backend.run(replace(job, reference=reference))
+            found = referee_mismatches(whole, outcome, verdict, reference)
+            return outcome, reference, found or scene_mismatches(scene, whole.assembled.prog, outcome)
+        assert reference is not None
+        own_engine = isinstance(backend, Interpreter) and not self.detail
+        outcome = reference if own_engine else backend.run(replace(job, reference=reference))
+        found = run_mismatches(whole, outcome, reference) or scene_mismatches(scene, whole.assembled.prog, outcome)
+        if scene.between and not found and not isinstance(backend, Interpreter):
+            before = Interpreter().run(replace(job, updates=scene.updates[:-1]))
+            assert isinstance(before, Ran)
+            found = between_mismatches(scene, job, backend, (before, reference))
+        return outcome, reference, found
 
     def _traced(self, case: Case, backend: Backend) -> Result:
         """A trampoline, by back ends that make some."""

@@ -129,8 +129,12 @@ def _helper_rules(proto: Proto, frame: Frame) -> Iterator[rules.Rule]:
         yield rules.Readable(reg)
         state, map_ = frame.regs[reg], frame.regs[1]
         match param.name:
+            case "ctx":
+                yield rules.HelperCtx(reg, state)
             case "map":
                 yield rules.HelperMap(reg, state)
+                if isinstance(state, MapPtr):
+                    yield rules.MapForHelper(proto.name, state.map)
             case "key" | "value" if isinstance(map_, MapPtr):
                 yield rules.HelperMemory(reg, state)
                 size = map_.map.key_size if param.name == "key" else map_.map.value_size

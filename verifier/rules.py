@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
 from harness.isa import opcodes as op
+from harness.isa.calls import HELPERS_BY_NAME
 from harness.isa.insn import Insn, LdImm64, Undefined, is_stack_arg_load, is_stack_arg_store
-from harness.isa.maps import Map
+from harness.isa.maps import TYPES, Map
 from harness.isa.opcodes import signed
 from verifier.scalar import Scalar, alu
 from verifier.state import (
@@ -604,6 +605,43 @@ class HelperMap:
     def message(self) -> str:
         """Linux's words."""
         return f"R{self.reg} type={type_word(self.state)} expected=map_ptr"
+
+
+@dataclass(frozen=True, slots=True)
+class HelperCtx:
+    """A helper's context parameter is given the context. Linux kernel/bpf/verifier.c, check_reg_type()."""
+
+    id: ClassVar[str] = "helper-arg"
+    errno: ClassVar[int] = EACCES
+    reg: int
+    state: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is it, as it was given."""
+        return isinstance(self.state, CtxPtr)
+
+    def message(self) -> str:
+        """Linux's words."""
+        return f"R{self.reg} type={type_word(self.state)} expected=ctx"
+
+
+@dataclass(frozen=True, slots=True)
+class MapForHelper:
+    """Tail calls take prog arrays, which nothing else does. Linux kernel/bpf/verifier.c, check_map_func_compatibility()."""
+
+    id: ClassVar[str] = "helper-map"
+    errno: ClassVar[int] = EINVAL
+    helper: str
+    map: Map
+
+    def holds(self, frame: Frame) -> bool:
+        """The map is of a type that the helper takes."""
+        return self.map.has_progs == (self.helper == "bpf_tail_call")
+
+    def message(self) -> str:
+        """Linux's words."""
+        number = HELPERS_BY_NAME[self.helper].id
+        return f"cannot pass map_type {TYPES[self.map.type]} into func {self.helper}#{number}"
 
 
 @dataclass(frozen=True, slots=True)

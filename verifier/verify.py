@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
 from harness.isa import opcodes as op
-from harness.isa.calls import HELPERS
+from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.ctypes import CInt, CPtr
 from harness.isa.insn import (
     Atomic,
@@ -30,7 +30,7 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.proto import Proto
-from harness.isa.verified import FuncFacts, Verified
+from harness.isa.verified import FuncFacts, Verified, joined_verified
 from verifier import cfg, fixups, rules
 from verifier.calls import (
     callee_params,
@@ -64,6 +64,7 @@ from verifier.state import (
     reg_within,
     slot_within,
 )  # fmt: skip
+from verifier.tailcalls import TailCalls
 from verifier.verdict import Accepted, Refusal, Rejected, Stats, Verdict
 
 MAX_INSNS: Final = 1_000_000  # processed. Linux include/linux/bpf.h, BPF_COMPLEXITY_LIMIT_INSNS
@@ -89,11 +90,14 @@ class Verifier:
         self.log_level, self.max_insns = log_level, max_insns
 
     def verify(self, prog: Prog) -> Verdict:
-        """The verdict on one program."""
+        """The verdict on a program, or on several that tail call each other: the first that is refused, or all."""
+        if len(prog.mains) > 1:
+            return self._verify_all(prog)
         self._begin(prog)
         try:
             self._check_insns()
             check_protos(prog, Refusal)
+            self._tails.check_types()
             flaw = cfg.check(prog)
             if flaw is not None:
                 raise Refusal(flaw.rule, flaw.message, rules.EINVAL, flaw.insn)
@@ -107,11 +111,29 @@ class Verifier:
             return Rejected(refusal.rule, refusal.message, refusal.insn, refusal.errno, log, stats)
         verified, origin, extra = fixups.rewrite(prog, self._depth)
         log = self._log.text("", self._processed, self.max_insns)
-        return Accepted(Verified(verified, self._facts(extra), origin), log, self._stats())
+        sites = self._tails.sites(origin)
+        return Accepted(Verified(verified, self._facts(extra), origin, sites), log, self._stats())
+
+    def _verify_all(self, prog: Prog) -> Verdict:
+        parts = [prog.part(number) for number in range(len(prog.mains))]
+        found: list[Accepted] = []
+        for number, part in enumerate(parts):
+            verdict = self.verify(part)
+            if isinstance(verdict, Rejected):
+                before = sum(len(one.insns) for one in parts[:number])
+                return replace(verdict, insn=None if verdict.insn is None else verdict.insn + before)
+            found.append(verdict)
+        verified = joined_verified([one.verified for one in found], parts)
+        stats = Stats(
+            sum(one.stats.processed_insns for one in found),
+            tuple(depth for one in found for depth in one.stats.stack_depths),
+        )
+        return Accepted(verified, "\n".join(one.log for one in found), stats)
 
     def _begin(self, prog: Prog) -> None:
         count = len(prog.subprogs)
         self._prog = prog
+        self._tails = TailCalls(prog, Refusal)
         self._log = Log(prog, self.log_level)
         self._processed = 0
         self._lookups = 0
@@ -132,8 +154,8 @@ class Verifier:
         depths = [
             (depth + 7) // 8 * 8 + more if more else depth for depth, more in zip(self._depth, extra, strict=True)
         ]
-        rows = zip(depths, self._incoming, self._needed, strict=True)
-        return tuple(FuncFacts(depth, incoming, outgoing) for depth, incoming, outgoing in rows)
+        rows = zip(depths, self._incoming, self._needed, self._tails.reachable, strict=True)
+        return tuple(FuncFacts(*row) for row in rows)
 
     # --- before the walk
 
@@ -236,7 +258,7 @@ class Verifier:
                 self._put_aside(at + 1, state.copy(), pending)  # Linux follows the jump first
                 return at + 1 + insn.off
             case CallHelper() | CallKfunc() | CallSubprog():
-                return self._call(at, insn, state)
+                return self._call(at, insn, state, pending)
             case _:
                 self._note_access(insn, state)
                 written = effect(insn, state, self._prog.maps)
@@ -344,7 +366,9 @@ class Verifier:
 
     # --- calls
 
-    def _call(self, at: int, insn: CallHelper | CallKfunc | CallSubprog, state: State) -> int:
+    def _call(
+        self, at: int, insn: CallHelper | CallKfunc | CallSubprog, state: State, pending: list[tuple[int, State]]
+    ) -> int:
         frame = state.top
         if self._incoming[frame.subprog]:
             frame.no_stack_arg_load = True
@@ -352,6 +376,9 @@ class Verifier:
             case CallHelper():
                 self._lookups += 1
                 result = check_helper(insn, state, self._lookups, Refusal)
+                if insn.id == TAIL_CALL:
+                    self.tail_call(at, state, pending)
+                    result = NOT_INIT
                 for base in helper_reach(HELPERS[insn.id].proto, frame):
                     self._note_depth(state, base, 0)
                 self.after_call(frame, result)
@@ -365,6 +392,15 @@ class Verifier:
                 assert_never(insn)
         self._log.insn(at, state, 0)
         return at + 1
+
+    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> None:
+        """The path on which it is made ends here; of a subprog, its caller goes on with what another program returned. TC-28."""
+        self._tails.note(at, state.top.regs[2], state.top.regs[3])
+        if len(state.frames) > 1:
+            back = state.copy()
+            done = back.frames.pop()
+            self.after_call(back.top, UNKNOWN)
+            self._put_aside(done.return_to, back, pending)
 
     def _need(self, subprog: int, params: int) -> None:
         """A call of a function with so many parameters needs slots. SA-V-33, SA-V-44."""
@@ -476,6 +512,9 @@ class Verifier:
                 text = f"combined stack size of {length} calls is {total}. Too large"
                 raise Refusal("stack-depth", text, rules.EACCES)
             deepest[index] = total, length
+        if any(self._tails.callers):
+            slots = [max(pair) for pair in zip(self._incoming, self._needed, strict=True)]
+            self._tails.check_depth(self._depth, slots)
 
     def check_stores_used(self) -> None:
         """No function stores more slots than its calls need: the JIT reserves no more. SA-V-45."""

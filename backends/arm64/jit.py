@@ -13,9 +13,10 @@ from backends.arm64 import encode as a64
 from backends.arm64.code import Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
 from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
-from backends.image import Addresses, CompileError, Image
+from backends.arm64.tailcall import TailCalls
+from backends.image import Addresses, CompileError, Image, Tail
 from harness.isa import opcodes as op
-from harness.isa.calls import HELPERS
+from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.ctypes import rounded_up
 from harness.isa.disasm import insn_text
 from harness.isa.insn import (
@@ -46,7 +47,7 @@ from harness.isa.insn import (
     Swap,
     Undefined,
 )  # fmt: skip
-from harness.isa.verified import FuncFacts, Verified
+from harness.isa.verified import FuncFacts, TailSite, Verified
 
 # Linux arch/arm64/net/bpf_jit_comp.c, bpf2a64[]. R12 is the verifier's own auxiliary register.
 REGMAP: Final = {0: 8, 1: 0, 2: 1, 3: 2, 4: 3, 5: 4, 6: 19, 7: 20, 8: 21, 9: 22, 10: 25, 12: 9}
@@ -63,6 +64,7 @@ class Options:
     bti: bool = True
     pac: bool = True
     lse: bool = True
+    tail: Tail = Tail.BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Site:
     frame: Frame
     address: int
     addresses: Addresses
+    tail: TailSite | None = None
 
 
 DEFAULT: Final = Options()
@@ -142,16 +145,25 @@ class Arm64Jit:
             tuple(code.insns),
             self.options.bti,
             verified,
+            landing=self.landing_offset(),
+            landing_frame=32,
+            tail=self.options.tail,
         )
+
+    def landing_offset(self) -> int:
+        """From a main prog's entry to where tail calls land: PROLOGUE_OFFSET. TC-90."""
+        return 4 * (6 + self.options.bti + self.options.pac)
 
     def _function(self, code: Code, verified: Verified, subprog: int, addresses: Addresses) -> None:
         prog, bounds = verified.prog, verified.prog.subprogs[subprog]
-        frame = self.frame(prog.insns[bounds.start : bounds.end], verified.funcs[subprog], is_main=subprog == 0)
+        is_main = subprog in prog.mains
+        frame = self.frame(prog.insns[bounds.start : bounds.end], verified.funcs[subprog], is_main=is_main)
         code.entries.append(code.here)
         code.words += self.prologue(frame)
         for index in range(bounds.start, bounds.end):
             code.insns.append(code.here)
-            site = Site(prog, index, subprog, frame, addresses.base + code.here, addresses)
+            tail = verified.tail_calls.get(index)
+            site = Site(prog, index, subprog, frame, addresses.base + code.here, addresses, tail)
             try:
                 code.words += self.insn(prog.ops[index], site)
             except EncodeError as error:
@@ -285,6 +297,8 @@ class Arm64Jit:
                 return [Jump(a64.b_i, (), InsnAt(site.index + 1 + insn.off))]
             case Branch():
                 return self.branch(insn, site)
+            case CallHelper() if insn.id == TAIL_CALL:
+                return self.tail_call(site)
             case CallHelper() | CallSubprog() | CallKfunc():
                 return [*self.call(insn, site), *self.after_call(insn)]
             case Exit():
@@ -414,6 +428,19 @@ class Arm64Jit:
             return [a64.bl_i(distance)]
         target = self.scratch().first
         return [*lower.mov_address(target, address), a64.blr_r(target)]
+
+    def tail_call(self, site: Site) -> Words:
+        """Index, count, slot, then the jump; there is no patched form. TC-93, TC-94."""
+        if site.tail is None:
+            raise CompileError("the verifier did not come by this tail call")
+        cached = self.options.tail is Tail.STATIC and not site.tail.several
+        entries = site.prog.maps[site.tail.map].max_entries
+        unwind = [word for step in reversed(site.frame.steps) for word in self.leave(step)]
+        return self.tails().words(unwind, entries, cached=cached)
+
+    def tails(self) -> TailCalls:
+        """What lowers tail calls."""
+        return TailCalls(self.landing_offset())
 
     def _extern(self, insn: CallHelper | CallKfunc, site: Site) -> int:
         known = HELPERS.get(insn.id) if isinstance(insn, CallHelper) else site.prog.kfunc(insn.btf_id)

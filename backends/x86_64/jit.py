@@ -1,16 +1,18 @@
 """A BPF JIT for x86-64: the bytes of Linux 7.2's own, apart from addresses."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Final, assert_never
 
-from backends.image import Addresses, CompileError, Image, Symbol
+from backends.image import Addresses, CompileError, Image, Poke, Symbol, Tail
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
 from backends.x86_64.relax import CALL_BYTES, Call, Jump, Piece, relax
-from harness.isa.calls import HELPERS
+from backends.x86_64.tailcall import CLEAR_COUNT, Direct, TailCalls
+from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.disasm import insn_text
 from harness.isa.insn import (
     Alu,
@@ -41,7 +43,7 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
-from harness.isa.verified import FuncFacts, Verified
+from harness.isa.verified import FuncFacts, TailSite, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Options:
 
     ibt: bool = True
     bmi2: bool = True
+    tail: Tail = Tail.BASE
 
 
 DEFAULT: Final = Options()
@@ -68,11 +71,18 @@ class Func:
     facts: FuncFacts
     first_exit: int | None
     below: tuple[Gpr | int, ...]
+    is_main: bool = False
+    tails: Mapping[int, TailSite] = field(default_factory=dict)  # by insn of the whole program
 
     @property
     def stack_bytes(self) -> int:
         """The BPF stack, right below the saved rbp."""
         return (self.facts.stack_depth + 7) // 8 * 8
+
+    @property
+    def saved(self) -> list[Gpr]:
+        """The registers saved, in the order of the pushes."""
+        return [item for item in self.below if isinstance(item, Gpr)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +101,20 @@ class X8664Jit:
 
     def __init__(self, options: Options = DEFAULT) -> None:
         self.options = options
+        self.tails = self.tail_calls()
+
+    def tail_calls(self) -> TailCalls:
+        """What lowers tail calls."""
+        return TailCalls(self.options.tail, self.landing_offset())
+
+    def landing_offset(self) -> int:
+        """From a main prog's entry to where tail calls land: X86_TAIL_CALL_OFFSET. TC-70."""
+        return 12 + (4 if self.options.ibt else 0)
 
     def compile(self, verified: Verified, addresses: Addresses) -> Image:
         """Native code for `addresses`: the subprogs one after the other. Raises CompileError."""
         prog = verified.prog
-        natives = [self.translate(prog, i, facts) for i, facts in enumerate(verified.funcs)]
+        natives = [self.translate(prog, i, facts, verified.tail_calls) for i, facts in enumerate(verified.funcs)]
         entries = list(accumulate((native.starts[-1] for native in natives), initial=0))
         code = b"".join(_link(prog, i, native, entries, addresses) for i, native in enumerate(natives))
         return Image(
@@ -110,11 +129,22 @@ class X8664Jit:
             ),
             landing_pads=self.options.ibt,
             source=verified,
+            landing=self.landing_offset(),
+            landing_frame=8,
+            pokes=tuple(
+                Poke(entry + start + piece.bypass, entry + start + piece.target, piece.map, piece.key)
+                for entry, native in zip(entries, natives, strict=False)
+                for start, piece in zip(native.starts, native.pieces, strict=False)
+                if isinstance(piece, Direct)
+            ),
+            tail=self.options.tail,
         )
 
-    def translate(self, prog: Prog, index: int, facts: FuncFacts) -> Native:
+    def translate(
+        self, prog: Prog, index: int, facts: FuncFacts, tails: Mapping[int, TailSite] = MappingProxyType({})
+    ) -> Native:
         """One subprog, without the addresses it calls."""
-        func = self.func(prog, index, facts)
+        func = replace(self.func(prog, index, facts), is_main=index in prog.mains, tails=tails)
         pieces: list[Piece] = []
         for at, insn in enumerate(func.ops):
             try:
@@ -160,10 +190,12 @@ class X8664Jit:
     def prologue(self, func: Func) -> bytes:
         """Linux arch/x86/net/bpf_jit_comp.c, emit_prologue(): two nops to be patched, and the frame."""
         pad = x86.endbr64() if self.options.ibt else b""
-        code = pad + x86.NOPS[5] + x86.NOPS[3]
+        reachable = func.facts.tail_reachable
+        code = pad + x86.NOPS[5] + (CLEAR_COUNT if func.is_main and reachable else x86.NOPS[3])
         code += x86.push_r(Gpr.RBP) + lower.mov(Gpr.RBP, Gpr.RSP) + pad
         if func.stack_bytes:
             code += x86.sub_ri(Gpr.RSP, func.stack_bytes, bits=64)
+        code += self.tails.counter(is_main=func.is_main) if reachable else b""
         for item in func.below:
             if isinstance(item, Gpr):
                 code += x86.push_r(item)
@@ -209,7 +241,7 @@ class X8664Jit:
             case Goto() | Branch():
                 return self.jump(func, at, insn)
             case CallHelper() | CallSubprog() | CallKfunc():
-                return self.call(_call_target(prog, func.start + at, insn))
+                return self.any_call(prog, func, func.start + at, insn)
             case Exit():
                 return self.exit(func, at)
             case Hole():
@@ -289,6 +321,30 @@ class X8664Jit:
         """A call; every argument is in its place already."""
         return Call(target)
 
+    def any_call(self, prog: Prog, func: Func, at: int, insn: CallHelper | CallSubprog | CallKfunc) -> Piece:
+        """A tail call, or a call; where tail calls may follow, of a subprog with their count."""
+        if isinstance(insn, CallHelper) and insn.id == TAIL_CALL:
+            return self.tail_call(prog, func, at)
+        target = _call_target(prog, at, insn)
+        if isinstance(insn, CallSubprog) and func.facts.tail_reachable:
+            return self.call_with_count(func, target)
+        return self.call(target)
+
+    def call_with_count(self, func: Func, target: int | str) -> Piece:
+        """A call of a subprog that may come to tail calls: rax is the pointer to the count. TC-85."""
+        return Call(target, before=self.tails.pointer(func.stack_bytes))
+
+    def tail_call(self, prog: Prog, func: Func, at: int) -> Piece:
+        """A tail call: patched where the verifier knows map and key, else by index. TC-36."""
+        site = func.tails.get(at)
+        if site is None:
+            raise CompileError("the verifier did not come by this tail call")
+        if site.key is not None and not site.several:
+            return self.tails.direct(func.saved, func.stack_bytes, site.map, site.key)
+        cached = self.options.tail is Tail.STATIC and not site.several
+        entries = prog.maps[site.map].max_entries
+        return self.tails.indirect(func.saved, func.stack_bytes, entries, cached=cached)
+
     def exit(self, func: Func, at: int) -> Piece:
         """The epilogue at the first exit, a jump to it at the others."""
         if func.first_exit is None or func.first_exit == at:
@@ -323,6 +379,8 @@ def _link(prog: Prog, index: int, native: Native, entries: Sequence[int], addres
         match piece:
             case bytes():
                 code.append(piece)
+            case Direct():
+                code.append(piece.code)
             case Jump():
                 code.append(piece.code(native.starts[piece.target] - end, end - start))
             case Call():

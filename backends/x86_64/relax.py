@@ -7,6 +7,7 @@ from typing import Final
 
 from backends.x86_64 import encode as x86
 from backends.x86_64.encode import Cond
+from backends.x86_64.tailcall import Direct
 
 # Linux arch/x86/net/bpf_jit_comp.c, is_imm8_jmp_offset(): with 127 the length of one jump can alternate for ever.
 SHORT_JUMP: Final = range(-128, 124)
@@ -55,7 +56,7 @@ class Call:
         return len(self.before) + CALL_BYTES + len(self.after)
 
 
-Piece = bytes | Jump | Call  # one insn's native code; only a Jump's length depends on where things lie
+Piece = bytes | Jump | Call | Direct  # one insn's native code; only a Jump's length depends on where things lie
 
 
 def relax(prologue_bytes: int, pieces: Sequence[Piece]) -> tuple[int, ...]:
@@ -80,6 +81,8 @@ def _size(piece: Piece, at: Sequence[int], i: int, floor: int) -> int:
     match piece:
         case bytes():
             return len(piece)
+        case Direct():
+            return len(piece.code)
         case Call():
             return piece.size
         case Jump():

@@ -28,6 +28,8 @@ HELPERS: Final = {
         (5, "u64 bpf_ktime_get_ns(void)"),
         (7, "u32 bpf_get_prandom_u32(void)"),
         (8, "u32 bpf_get_smp_processor_id(void)"),
+        (12, "void bpf_tail_call(void *ctx, struct bpf_map *map, u32 index)"),
     )
 }
+TAIL_CALL: Final = 12
 HELPERS_BY_NAME: Final = {helper.name: helper for helper in HELPERS.values()}

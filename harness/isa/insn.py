@@ -1,7 +1,8 @@
 """Insns: eight bytes and back by the opcode table, and the typed forms that everything else matches on."""
 
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -425,17 +426,31 @@ class Subprog:
     is_global: bool = False
 
 
+def joined(progs: Sequence["Prog"]) -> "Prog":
+    """Several programs as one; kfuncs and maps are those of the first, which all have."""
+    insns: list[Insn] = []
+    subprogs: list[Subprog] = []
+    mains: list[int] = []
+    for prog in progs:
+        mains.append(len(subprogs))
+        subprogs += [replace(s, start=s.start + len(insns), end=s.end + len(insns)) for s in prog.subprogs]
+        insns += prog.insns
+    return Prog(tuple(insns), tuple(subprogs), progs[0].kfuncs, progs[0].maps, tuple(mains))
+
+
 @dataclass(frozen=True)
 class Prog:
     """Insns, subprogs in the order of their insns (the first is the main prog), the kfuncs it may call, and its maps.
 
     `kfuncs[i]` has BTF id `i + 1`; an LD_IMM64 of the pseudo forms MAP_INDEX and MAP_INDEX_VALUE names `maps[i]` by `i`.
+    Several programs that tail call each other are one: `mains` are the subprogs with which they begin, in their order.
     """
 
     insns: tuple[Insn, ...]
     subprogs: tuple[Subprog, ...]
     kfuncs: tuple[Proto, ...] = ()
     maps: tuple[Map, ...] = ()
+    mains: tuple[int, ...] = (0,)
 
     @cached_property
     def ops(self) -> tuple[Op, ...]:
@@ -445,6 +460,18 @@ class Prog:
     @cached_property
     def _index_of_start(self) -> dict[int, int]:
         return {subprog.start: index for index, subprog in enumerate(self.subprogs)}
+
+    def part(self, number: int) -> "Prog":
+        """One of several programs by itself, with the kfuncs and maps of all."""
+        first = self.mains[number]
+        last = self.mains[number + 1] if number + 1 < len(self.mains) else len(self.subprogs)
+        begin = self.subprogs[first].start
+        subprogs = tuple(replace(s, start=s.start - begin, end=s.end - begin) for s in self.subprogs[first:last])
+        return Prog(self.insns[begin : begin + subprogs[-1].end], subprogs, self.kfuncs, self.maps)
+
+    def program_of(self, subprog: int) -> int:
+        """The number of the program that a subprog belongs to."""
+        return max(number for number, main in enumerate(self.mains) if main <= subprog)
 
     def subprog_at(self, insn: int) -> int | None:
         """Index of the subprog that starts at `insn`, or None."""

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-TYPES: Final = {"hash": 1, "array": 2}  # Linux include/uapi/linux/bpf.h, enum bpf_map_type
+TYPES: Final = {"hash": 1, "array": 2, "prog_array": 3}  # Linux include/uapi/linux/bpf.h, enum bpf_map_type
 RDONLY_PROG: Final = 1 << 7  # BPF_F_RDONLY_PROG
 MAX_BYTES: Final = (1 << 20) - (1 << 12)  # of all values of one map
+MAX_TAIL_CALLS: Final = (
+    33  # of one run of a program, all its subprogs together. Linux include/linux/bpf.h, MAX_TAIL_CALL_CNT
+)
 MAX_MAPS: Final = 64  # Linux include/linux/bpf_verifier.h, MAX_USED_MAPS
 
 
@@ -17,7 +20,8 @@ class MapError(ValueError):
 class Map:
     """One map; sizes in bytes. `rdonly`: programs may not write it; `frozen`: nobody may once it has its `content`.
 
-    `content` is (key, value) before the program runs; an array's other values are 0.
+    `content` is (key, value) before the program runs; an array's other values are 0. A `prog_array`'s values are numbers of
+    programs, little endian; its other slots are empty.
     """
 
     name: str
@@ -44,6 +48,11 @@ class Map:
         """Whether a verifier may read its values. Linux kernel/bpf/verifier.c, bpf_map_is_rdonly()."""
         return self.rdonly and self.frozen and self.type == "array"
 
+    @property
+    def has_progs(self) -> bool:
+        """Whether it is for tail calls."""
+        return self.type == "prog_array"
+
     def value(self, index: int) -> bytes:
         """An array's value before the program runs."""
         wanted = index.to_bytes(4, "little")
@@ -54,8 +63,10 @@ def check(map_: Map) -> Map:
     """The map itself. Raises MapError with what is wrong."""
     if map_.type not in TYPES:
         raise MapError(f"type: expected one of {', '.join(TYPES)}, found {map_.type!r}")
-    if map_.type == "array" and map_.key_size != 4:
+    if map_.type in ("array", "prog_array") and map_.key_size != 4:
         raise MapError(f"key: expected 4 bytes, as an array has, found {map_.key_size}")
+    if map_.has_progs and (map_.value_size != 4 or map_.rdonly):
+        raise MapError("expected values of 4 bytes, and no access of its own, as a prog_array has")
     if not 1 <= map_.key_size <= 512:
         raise MapError(f"key: expected 1 to 512 bytes, found {map_.key_size}")
     if map_.value_size < 1 or map_.max_entries < 1:
@@ -68,7 +79,7 @@ def check(map_: Map) -> Map:
             raise MapError(
                 f"content: expected {map_.key_size} bytes of key and {map_.value_size} of value, found {found}"
             )
-        if map_.type == "array" and int.from_bytes(key, "little") >= map_.max_entries:
+        if map_.type in ("array", "prog_array") and int.from_bytes(key, "little") >= map_.max_entries:
             raise MapError(f"content: there is no entry {int.from_bytes(key, 'little')}; there are {map_.max_entries}")
     if len({key for key, _ in map_.content}) != len(map_.content):
         raise MapError("content: a key is there twice")
