@@ -69,7 +69,8 @@ class Loaded:
     """What a back end with a verifier of its own says of a program that it accepted, and of running it itself.
 
     `xlated`: the insns after its rewrites; `stack_depths`: bytes per subprog; `run_errno` 0: it ran it, with the low 32
-    bits of R0 in `retval`, the context afterwards in `memory`, and each map in `maps`.
+    bits of R0 in `retval`, the context afterwards in `memory`, and each map in `maps`; `retval` None and no error: it was
+    not run. `updates`: what each of the job's updates gave, 0 or an errno.
     """
 
     log: str
@@ -80,6 +81,7 @@ class Loaded:
     retval: int | None
     memory: bytes
     maps: tuple[Entries, ...] = ()
+    updates: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 def prefixed(program: str, number: int, subprog: str) -> str:
     """What a subprog of one of several programs is called: a main prog as its program."""
-    return f"{program}/{subprog}" if number else program
+    return f"{program}.{subprog}" if number else program
 
 
 class _Builder:

@@ -52,6 +52,8 @@ class Answer:
     lines: tuple[tuple[int, int], ...] = ()
     maps: tuple[Entries, ...] = ()
     missing: str = ""  # why there is no native code, where there is some
+    updates: tuple[int, ...] = ()  # what each of the job's updates of prog arrays gave: 0 or an errno
+    insn_offset: int = 0  # of the first insn that the log is about, in the whole of several programs
 
     @property
     def message(self) -> str:
@@ -62,7 +64,7 @@ class Answer:
     def insn(self) -> int | None:
         """The last insn that the log names, which is where a program was refused; None before the walk."""
         found = _INSN.findall(self.log)
-        return int(found[-1]) if found else None
+        return int(found[-1]) + self.insn_offset if found else None
 
 
 def last_words(log: str) -> str:
@@ -82,7 +84,7 @@ class KfuncIds:
 
 def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
     """Loads and runs one program. Raises KernelGoneError where the kernel does not survive it."""
-    wish = _Wish()
+    wish = Wish()
     answer = _ask(kernel, job, kfuncs, wish)
     if answer.errno and "line_info" in answer.log:
         wish = replace(wish, lines=False)  # a program so broken that no line_info fits it
@@ -96,7 +98,7 @@ def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wish:
+class Wish:
     """How a program is to be loaded."""
 
     lines: bool = True
@@ -104,11 +106,15 @@ class _Wish:
     statistics_only: bool = False
 
 
-def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: _Wish) -> Answer:
+def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> Answer:
     prog = job.prog
-    maps = _maps(prog)
+    if any(map_.has_progs for map_ in prog.maps) or len(prog.mains) > 1:
+        from backends.linux.ask_graph import ask_graph
+
+        return ask_graph(kernel, job, kfuncs, wish)
+    maps = maps_of(prog)
     first = len(maps)
-    blob, load = _load(prog, kfuncs, first, wish, verbose=job.verbose)
+    blob, load = load_of(prog, kfuncs, first, wish, verbose=job.verbose)
     count = len(prog.maps)
     calls: list[Syscall] = [
         *maps,
@@ -126,14 +132,7 @@ def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: _Wish) -> Answ
     done = done[first:]
     if done[0].ret < 0:
         return Answer(-done[0].ret, done[0].bufs[2].decode(errors="replace"))
-    log = _OUR_LINE.sub("", bpf.load_log(done[1]))
-    processed, depth = _PROCESSED.search(log), _DEPTH.search(log)
-    answer = Answer(
-        errno=max(0, -done[1].ret),
-        log=log,
-        processed=int(processed.group(1)) if processed else 0,
-        stack_depths=tuple(map(int, depth.group(1).split("+"))) if depth else (),
-    )
+    answer = answer_of(done[1])
     if answer.errno:
         return answer
     entries = tuple(bpf.map_entries(found, map_) for found, map_ in zip(done[4:], prog.maps, strict=False))
@@ -143,11 +142,23 @@ def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: _Wish) -> Answ
         return replace(answer, missing=str(error))
 
 
-def _maps(prog: Prog) -> list[Syscall]:
+def answer_of(loaded: Done) -> Answer:
+    """What the load of a program says."""
+    log = _OUR_LINE.sub("", bpf.load_log(loaded))
+    processed, depth = _PROCESSED.search(log), _DEPTH.search(log)
+    return Answer(
+        errno=max(0, -loaded.ret),
+        log=log,
+        processed=int(processed.group(1)) if processed else 0,
+        stack_depths=tuple(map(int, depth.group(1).split("+"))) if depth else (),
+    )
+
+
+def maps_of(prog: Prog) -> list[Syscall]:
     """The calls that make a program's maps: call `i` makes map `i`; the others fill them and freeze them."""
     calls = [bpf.map_create(map_) for map_ in prog.maps]
     for number, map_ in enumerate(prog.maps):
-        calls += [bpf.map_update(number, key, value) for key, value in map_.content]
+        calls += [] if map_.has_progs else [bpf.map_update(number, key, value) for key, value in map_.content]
         calls += [bpf.map_freeze(number)] if map_.frozen else []
     return calls
 
@@ -166,7 +177,7 @@ def _accepted(answer: Answer, run: Done, info: Done, job: Job) -> Answer:
     )
 
 
-def _load(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, wish: _Wish, *, verbose: bool) -> tuple[bytes, bpf.Load]:
+def load_of(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, wish: Wish, *, verbose: bool) -> tuple[bytes, bpf.Load]:
     """The BTF of a program and its load; call `btf_call` of the batch gives the fd of the BTF."""
     types = btf.Btf()
     types.type_id(CInt("int", 4, True))  # the kernel refuses BTF without a type

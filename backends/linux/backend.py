@@ -20,11 +20,12 @@ from backends.maps import MAP_HELPERS
 from backends.native import KERNEL_ONLY, Bench, addresses_of
 from harness.isa.asm import Source as Text
 from harness.isa.asm import assemble
-from harness.isa.calls import HELPERS
+from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
-from harness.isa.maps import TYPES, Map
+from harness.isa.maps import Map
+from harness.isa.verified import TailSite
 
-FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs"})
+FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
 MAX_BOOTS: Final = 40  # of one run; programs that kill more guests than that are told as such
 CALL, EXIT, ST_ARG = 0x85, 0x95, 0x7A  # RFC 9669: CALL, EXIT, ST with MEM and DW
 
@@ -109,7 +110,7 @@ class LinuxBackend:
                 return reply
             case Accepted(loaded, image):
                 judged = self._bench.judge(job, image)
-                return replace(judged, loaded=loaded) if isinstance(judged, Ran) else judged
+                return replace(judged, loaded=loaded, updates=loaded.updates) if isinstance(judged, Ran) else judged
             case _:
                 assert_never(reply)
 
@@ -273,7 +274,7 @@ def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> R
     if answer.errno:
         return Refused(answer.message, answer.errno, answer.insn, answer.log, answer.processed)
     try:
-        image = image_of(arch, job.prog, answer, names, addresses_of(job))
+        image = image_of(arch, job.prog, answer, names, addresses_of(job), _tail_sites(job))
     except ImageError as error:
         return Unsupported(f"its native code cannot be judged: {error}")
     loaded = Loaded(
@@ -285,8 +286,16 @@ def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> R
         answer.retval,
         answer.memory,
         answer.maps,
+        answer.updates,
     )
     return Accepted(loaded, image)
+
+
+def _tail_sites(job: Job) -> dict[int, TailSite]:
+    """By insn as loaded."""
+    if job.verified is None:
+        return {}
+    return {job.verified.origin[at]: site for at, site in job.verified.tail_calls.items()}
 
 
 _WITH_MAP: Final = """
@@ -308,7 +317,7 @@ exit
 def _map_helper_addresses(kernel: Kernel) -> dict[int, str]:
     """Each type of map has functions of its own, which a kernel calls where it knows the map."""
     found: dict[int, str] = {}
-    for type_ in TYPES:
+    for type_ in ("hash", "array"):
         for name in MAP_HELPERS:
             map_ = Map("m", type_, 4, 8, 1)
             prog = assemble([Text("main", _WITH_MAP.format(name=name))], (), [map_]).prog
@@ -337,7 +346,7 @@ def helper_addresses(kernel: Kernel) -> dict[int, str]:
     """Where the kernel has each helper: the only call that a program of one call makes; inlined ones have none."""
     found: dict[int, str] = {}
     for number, helper in HELPERS.items():
-        if helper.name in MAP_HELPERS:
+        if helper.name in MAP_HELPERS or number == TAIL_CALL:
             continue
         answer = ask(kernel, _tiny(Insn(CALL, 0, 0, 0, number), Insn(0xB7), Insn(EXIT)))
         for func in answer.funcs:

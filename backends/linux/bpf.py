@@ -9,7 +9,7 @@ from typing import Final
 from backends.linux.syscalls import Address, Buf, Done, Give, Link, Number, Pointer, Syscall
 from harness.isa.maps import RDONLY_PROG, TYPES, Map
 
-MAP_CREATE, MAP_UPDATE_ELEM, MAP_FREEZE, MAP_LOOKUP_BATCH = 0, 2, 22, 24
+MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_FREEZE, MAP_LOOKUP_BATCH = 0, 2, 3, 22, 24
 PROG_LOAD, PROG_TEST_RUN, RAW_TRACEPOINT_OPEN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = (
     5,
     10,
@@ -60,6 +60,17 @@ def map_update(map_call: int, key: bytes, value: bytes) -> Syscall:
     """BPF_MAP_UPDATE_ELEM."""
     links: list[Link] = [Number(0, 0, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2)]
     return _command(MAP_UPDATE_ELEM, bytes(32), (Buf(key), Buf(value)), links)
+
+
+def map_update_prog(map_call: int, key: bytes, prog_call: int) -> Syscall:
+    """BPF_MAP_UPDATE_ELEM of a prog array: the value is the descriptor of a program."""
+    links: list[Link] = [Number(0, 0, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2), Number(2, 0, prog_call)]
+    return _command(MAP_UPDATE_ELEM, bytes(32), (Buf(key), Buf(bytes(4))), links)
+
+
+def map_delete(map_call: int, key: bytes) -> Syscall:
+    """BPF_MAP_DELETE_ELEM."""
+    return _command(MAP_DELETE_ELEM, bytes(32), (Buf(key),), [Number(0, 0, map_call), Pointer(0, 8, 1)])
 
 
 def map_freeze(map_call: int) -> Syscall:

@@ -4,18 +4,23 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final
 
 from backends import maps
 from backends.decode import disassemble
 from backends.emulator import KERNEL_DATA_BASE
-from backends.image import Addresses, Image, Symbol
+from backends.image import Addresses, Image, Poke, Symbol
 from backends.linux.ask import Answer, NativeFunc
+from harness.isa.calls import TAIL_CALL
 from harness.isa.ctypes import rounded_up
 from harness.isa.insn import CallHelper, LdImm64, Prog
-from harness.isa.verified import Verified
+from harness.isa.verified import TailSite, Verified
 
 ALIGN: Final = 16
+_COUNTER_SET: Final = b"\xfa\x03\x00\x91"  # mov x26, sp
+# mov rax, [rbp - x]; cmp qword [rax], 33; jae, short or near; then the jump around the rest.
+_DIRECT: Final = re.compile(rb"\x48\x8b\x85....\x48\x83\x38\x21(?:\x73.|\x0f\x83....)(\xe9)", re.DOTALL)
 _MOVN, _MOVZ, _MOVK = 0b00, 0b10, 0b11  # Arm ARM, "Move wide (immediate)", field opc
 # ENDBR64; BTI c. PACIASP, which begins a function too, does not tell that indirect calls are checked.
 _LANDING: Final = {"x86_64": b"\xf3\x0f\x1e\xfa", "arm64": b"\x5f\x24\x03\xd5"}
@@ -41,6 +46,7 @@ class _Mover:
     answer: Answer
     names: Mapping[int, str]
     addresses: Addresses
+    tail_sites: Mapping[int, TailSite]  # by insn as loaded
     starts: dict[int, int] = field(default_factory=dict)  # offset in the image, by the address in the kernel
     kernel_data: bool = False
 
@@ -63,8 +69,28 @@ class _Mover:
         offsets = self._insn_offsets(symbols)
         return Image(
             self.arch, self.addresses.base, bytes(code), symbols, offsets, self._has_pads(), identity,
-            inlined=self._inlined(offsets), kernel_data=self.kernel_data,
+            inlined=self._inlined(offsets), kernel_data=self.kernel_data, landing=self._landing(),
+            landing_frame=8 if self.arch == "x86_64" else 32, pokes=tuple(self._pokes(bytes(code))),
         )  # fmt: skip
+
+    def _landing(self) -> int:
+        """From a main prog's entry to where tail calls land. TC-70, TC-90."""
+        if self.arch == "x86_64":
+            return 16 if self._has_pads() else 12
+        at = self.answer.funcs[0].code.find(_COUNTER_SET)
+        return at + 4 if at >= 0 else 0
+
+    def _pokes(self, code: bytes) -> Iterator[Poke]:
+        """Tail calls whose target is patched: the kernel does not tell of them, their code and a known key do."""
+        for func in self.answer.funcs if self.arch == "x86_64" else ():
+            for insn, start, end in self._spans(func):
+                typed = self.prog.ops[insn]
+                if not isinstance(typed, CallHelper) or typed.id != TAIL_CALL:
+                    continue
+                site, offset = self.tail_sites.get(insn), self.starts[func.address]
+                found = _DIRECT.match(code, offset + start)
+                if found is not None and site is not None and site.key is not None:
+                    yield Poke(found.start(1), offset + end - 5, site.map, site.key)
 
     def _has_pads(self) -> bool:
         """Whether the kernel was built for landing pads: then some function begins with one."""
@@ -109,7 +135,7 @@ class _Mover:
         }
         found: set[int] = set()
         for insn, op in enumerate(self.prog.ops):
-            if isinstance(op, CallHelper):
+            if isinstance(op, CallHelper) and op.id != TAIL_CALL:
                 end = next((at for at in sorted(offsets) if at > offsets[insn]), self._end())
                 if not any(offsets[insn] <= call < end for call in calls):
                     found.add(insn)
@@ -266,14 +292,21 @@ def _move_wide(opc: int, hw: int, imm16: int, rd: int) -> int:
     return 1 << 31 | opc << 29 | 0b100101 << 23 | hw << 21 | imm16 << 5 | rd
 
 
-def image_of(arch: str, prog: Prog, answer: Answer, names: Mapping[int, str], addresses: Addresses) -> Image:
+def image_of(
+    arch: str,
+    prog: Prog,
+    answer: Answer,
+    names: Mapping[int, str],
+    addresses: Addresses,
+    tail_sites: Mapping[int, TailSite] = MappingProxyType({}),
+) -> Image:
     """The native code of an accepted program for `addresses`; `names` are the kernel's helpers and kfuncs by address.
 
-    Raises ImageError where the code refers to what has no name.
+    `tail_sites`: what the built-in verifier knows of tail calls, by insn as loaded. Raises ImageError where the code refers to what has no name.
     """
     if not answer.funcs:
         raise ImageError("the kernel gave no native code: its JIT is off, or the reader has no right to see it")
-    return _Mover(arch, prog, answer, names, addresses).image()
+    return _Mover(arch, prog, answer, names, addresses, tail_sites).image()
 
 
 def called(arch: str, func: NativeFunc) -> Iterator[int]:
