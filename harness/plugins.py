@@ -39,18 +39,30 @@ def _interp(_settings: Settings) -> Backend:
 
 
 # An engine costs its import, so each is imported when it is asked for.
-def _x86_64(_settings: Settings) -> Backend:
-    from backends.native import NativeBackend
-    from backends.x86_64.jit import X8664Jit
+def _x86_64(tail: str = "") -> Callable[[Settings], Backend]:
+    def make(_settings: Settings) -> Backend:
+        from backends.image import Tail
+        from backends.native import NativeBackend
+        from backends.x86_64.jit import Options, X8664Jit
 
-    return NativeBackend("jit-x86_64", X8664Jit())
+        if not tail:
+            return NativeBackend("jit-x86_64", X8664Jit())
+        return NativeBackend(f"jit-x86_64-{tail}", X8664Jit(Options(tail=Tail(tail))))
+
+    return make
 
 
-def _arm64(_settings: Settings) -> Backend:
-    from backends.arm64.jit import Arm64Jit
-    from backends.native import NativeBackend
+def _arm64(tail: str = "") -> Callable[[Settings], Backend]:
+    def make(_settings: Settings) -> Backend:
+        from backends.arm64.jit import Arm64Jit, Options
+        from backends.image import Tail
+        from backends.native import NativeBackend
 
-    return NativeBackend("jit-arm64", Arm64Jit())
+        if not tail:
+            return NativeBackend("jit-arm64", Arm64Jit())
+        return NativeBackend(f"jit-arm64-{tail}", Arm64Jit(Options(tail=Tail(tail))))
+
+    return make
 
 
 def _linux_host(_settings: Settings) -> Backend:
@@ -87,10 +99,13 @@ def _golden(arch: str) -> Callable[[Settings], Backend]:
     return make
 
 
+TAILS: Final = ("static", "dynamic")  # how tail calls may be lowered besides as Linux does
 BACKENDS: Final[Mapping[str, Callable[[Settings], Backend]]] = {
     "interp": _interp,
-    "jit-x86_64": _x86_64,
-    "jit-arm64": _arm64,
+    "jit-x86_64": _x86_64(),
+    "jit-arm64": _arm64(),
+    **{f"jit-x86_64-{tail}": _x86_64(tail) for tail in TAILS},
+    **{f"jit-arm64-{tail}": _arm64(tail) for tail in TAILS},
     "golden-x86_64": _golden("x86_64"),
     "golden-arm64": _golden("arm64"),
     "linux-x86_64": _linux("x86_64"),
