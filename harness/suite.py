@@ -129,7 +129,7 @@ class Suite:
     ) -> tuple[Outcome, Ran | None, list[Mismatch]]:
         """One run: what came of it, what the interpreter makes of it, and what is wrong."""
         whole = replace(case, expect=scene.expect)
-        job = replace(self._job(case, verdict, None), entry=scene.entry, updates=scene.updates, during=scene.during)
+        job = scene.job(self._job(case, verdict, None))
         own = Interpreter().run(job) if isinstance(verdict, Accepted) else None
         reference = own if isinstance(own, Ran) else None
         if isinstance(backend, Referee):

@@ -377,8 +377,7 @@ class Verifier:
                 self._lookups += 1
                 result = check_helper(insn, state, self._lookups, Refusal)
                 if insn.id == TAIL_CALL:
-                    self.tail_call(at, state, pending)
-                    result = NOT_INIT
+                    return self.tail_call(at, state, pending)
                 for base in helper_reach(HELPERS[insn.id].proto, frame):
                     self._note_depth(state, base, 0)
                 self.after_call(frame, result)
@@ -393,14 +392,18 @@ class Verifier:
         self._log.insn(at, state, 0)
         return at + 1
 
-    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> None:
-        """The path on which it is made ends here; of a subprog, its caller goes on with what another program returned. TC-28."""
+    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> int:
+        """It is made, and of a subprog the caller goes on with what another program returned; or it is not. TC-28."""
         self._tails.note(at, state.top.regs[2], state.top.regs[3])
-        if len(state.frames) > 1:
-            back = state.copy()
-            done = back.frames.pop()
-            self.after_call(back.top, UNKNOWN)
-            self._put_aside(done.return_to, back, pending)
+        self.after_call(state.top, NOT_INIT)
+        self._log.insn(at, state, 0)
+        if len(state.frames) == 1:
+            return at + 1
+        self._put_aside(at + 1, state.copy(), pending)  # Linux follows the return first
+        done = state.frames.pop()
+        self.after_call(state.top, UNKNOWN)
+        self._log.path(done.return_to, state)
+        return done.return_to
 
     def _need(self, subprog: int, params: int) -> None:
         """A call of a function with so many parameters needs slots. SA-V-33, SA-V-44."""
