@@ -50,7 +50,14 @@ class _Activation:
 class Probe:
     """The checks of one architecture. One Probe serves many runs; `begin` starts each."""
 
-    def __init__(self, cpu: emu.Emulator, abi: Abi, layout: Callable[[Proto], Layout]) -> None:
+    def __init__(
+        self,
+        cpu: emu.Emulator,
+        abi: Abi,
+        layout: Callable[[Proto], Layout],
+        make_progs: type[NativeProgs] = NativeProgs,
+    ) -> None:
+        self.make_progs = make_progs
         self._cpu, self._abi = cpu, abi
         self._layout = lru_cache(maxsize=1024)(layout)  # asked several times at each call
         self._platform = PLATFORM_REG[abi.arch]
@@ -77,8 +84,7 @@ class Probe:
         self._scratch = self._every_scratch if spoils is None else self._cpu.regs(chosen)
         self._scratch_poison = [self._poison[reg] for reg in chosen]
         self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
-        tails = any(map_.has_progs for map_ in job.prog.maps)
-        self.progs = NativeProgs(job.prog.maps, image, self._cpu) if tails else None
+        self.progs = self.make_progs(job.prog.maps, image, self._cpu) if job.prog.tail_calls else None
         self.maps = MapStore(job.prog.maps, self._cpu, self.progs)
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols}
         self._landings = {image.base + offset: symbol for offset, symbol in landings(image).items()}
@@ -550,6 +556,6 @@ def _show(want: Value | None) -> str:
 def landings(image: Image) -> dict[int, Symbol]:
     """Where tail calls land, by offset from the image's base: in the main prog of each program, if there are prog arrays."""
     prog = image.source.prog
-    if not any(map_.has_progs for map_ in prog.maps):
+    if not prog.tail_calls:
         return {}
     return {symbol.offset + image.landing: symbol for symbol in image.symbols if symbol.subprog in prog.mains}

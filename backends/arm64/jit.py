@@ -145,8 +145,8 @@ class Arm64Jit:
             tuple(code.insns),
             self.options.bti,
             verified,
-            landing=self.landing_offset(),
-            landing_frame=32,
+            landing=self.landing_offset() if prog.tail_calls else 0,
+            landing_frame=32 if prog.tail_calls else 0,
             tail=self.options.tail,
         )
 

@@ -92,7 +92,7 @@ def to_record(job: Job, reply: Reply) -> dict[str, Any] | None:
             row["insns"] = list(image.insn_offsets)
             row |= {"inlined": sorted(image.inlined)} if image.inlined else {}
             row |= {"updates": list(loaded.updates)} if loaded.updates else {}
-            row |= {"landing": image.landing} if any(map_.has_progs for map_ in job.prog.maps) else {}
+            row |= {"landing": image.landing} if job.prog.tail_calls else {}
             row |= {"pokes": [[p.bypass, p.target, p.map, p.key] for p in image.pokes]} if image.pokes else {}
             row |= {key: True for key in ("kernel_data", "landing_pads") if getattr(image, key)}
     return row
@@ -115,7 +115,7 @@ def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
     image = Image(
         arch, emu.CODE_BASE, bytes(code), tuple(symbols), tuple(row["insns"]), row.get("landing_pads", False), identity,
         frozenset(row.get("inlined", ())), row.get("kernel_data", False), row.get("landing", 0),
-        8 if arch == "x86_64" else 32, tuple(Poke(*poke) for poke in row.get("pokes", ())),
+        (8 if arch == "x86_64" else 32) if job.prog.tail_calls else 0, tuple(Poke(*poke) for poke in row.get("pokes", ())),
     )  # fmt: skip
     memory = bytes.fromhex(row.get("memory", ""))
     depths = tuple(row["depths"])

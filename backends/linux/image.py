@@ -70,11 +70,13 @@ class _Mover:
         return Image(
             self.arch, self.addresses.base, bytes(code), symbols, offsets, self._has_pads(), identity,
             inlined=self._inlined(offsets), kernel_data=self.kernel_data, landing=self._landing(),
-            landing_frame=8 if self.arch == "x86_64" else 32, pokes=tuple(self._pokes(bytes(code))),
+            landing_frame=(8 if self.arch == "x86_64" else 32) if self.prog.tail_calls else 0, pokes=tuple(self._pokes(bytes(code))),
         )  # fmt: skip
 
     def _landing(self) -> int:
         """From a main prog's entry to where tail calls land. TC-70, TC-90."""
+        if not self.prog.tail_calls:
+            return 0
         if self.arch == "x86_64":
             return 16 if self._has_pads() else 12
         at = self.answer.funcs[0].code.find(_COUNTER_SET)

@@ -129,8 +129,8 @@ class X8664Jit:
             ),
             landing_pads=self.options.ibt,
             source=verified,
-            landing=self.landing_offset(),
-            landing_frame=8,
+            landing=self.landing_offset() if prog.tail_calls else 0,
+            landing_frame=8 if prog.tail_calls else 0,
             pokes=tuple(
                 Poke(entry + start + piece.bypass, entry + start + piece.target, piece.map, piece.key)
                 for entry, native in zip(entries, natives, strict=False)
