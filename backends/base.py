@@ -109,9 +109,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """The back end says that it cannot run this program, and why."""
+    """The back end says that it cannot run this program, and why. `told`: the case itself says so, so that none is missing."""
 
     reason: str
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ class Job:
     case: str = ""  # FILE::NAME
     length_in_r2: bool = False  # the main prog gets the size of the context as its second argument
     verbose: bool = False  # a log that tells every insn, from a back end that has one
+    since: str = ""  # the first Linux that has what the program needs
 
     def body(self, name: str) -> Body:
         """The kfunc of this name."""

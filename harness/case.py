@@ -49,6 +49,7 @@ class Case:
     lines: Mapping[int, str] = field(default_factory=dict)  # of the program's own source, by insn
     traced: "TracedCase | None" = None  # a trampoline instead of a program
     section: str = ""  # of an object's program
+    since: str = ""  # the first Linux that it is about
 
     @property
     def id(self) -> str:
@@ -244,6 +245,7 @@ class _Builder:
             expect=expect,
             sources=sources,
             traced=traced,
+            since=data.get("since", ""),
         )
 
     def _object(self) -> Case | None:
@@ -306,7 +308,7 @@ class _Builder:
         """A call of a traced function."""
         from harness.traced import build_traced  # brings the emulator, which other cases can do without
 
-        for key in ("ctx", "kfuncs", "maps", "needs"):
+        for key in ("ctx", "kfuncs", "maps", "needs", "since"):
             if key in self.data:
                 self.notes.at((key,), f"{key} goes with prog", key=True)
         for key in ("calls", "memory", "maps", "at"):

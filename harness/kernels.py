@@ -59,8 +59,11 @@ def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole
     before: dict[str, Any] = data["cases"]
     rows = {} if whole else dict(before)
     for case in cases:
-        job = Job(case.assembled.prog, None, case.ctx, case.kfuncs, case=case.id)
+        job = Job(case.assembled.prog, None, case.ctx, case.kfuncs, case=case.id, since=case.since)
         reply = source.reply(job)
+        if isinstance(reply, Unsupported) and reply.told:
+            rows.pop(case.id, None)
+            continue
         row = golden.to_record(job, reply)
         if row is None:
             reason = reply.reason if isinstance(reply, Unsupported) else "no reply"

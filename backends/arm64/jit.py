@@ -5,15 +5,18 @@ Registers are native numbers unless a name says BPF.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
+from backends.abi import InReg, Location
 from backends.arm64 import atomics, lower
 from backends.arm64 import encode as a64
-from backends.arm64.code import Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
+from backends.arm64.code import WORD_BYTES, Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
 from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
+from backends.arm64.trampoline import MODEL, RULES
 from backends.image import Addresses, CompileError, Image
+from backends.marshal import SPARE, Marshal, Move
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
 from harness.isa.ctypes import rounded_up
@@ -46,6 +49,7 @@ from harness.isa.insn import (
     Swap,
     Undefined,
 )  # fmt: skip
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts, Verified
 
 # Linux arch/arm64/net/bpf_jit_comp.c, bpf2a64[]. R12 is the verifier's own auxiliary register.
@@ -116,6 +120,7 @@ class Site:
 
 
 DEFAULT: Final = Options()
+MARSHAL: Final = Marshal(MODEL, RULES)
 
 
 class Arm64Jit:
@@ -146,7 +151,11 @@ class Arm64Jit:
 
     def _function(self, code: Code, verified: Verified, subprog: int, addresses: Addresses) -> None:
         prog, bounds = verified.prog, verified.prog.subprogs[subprog]
-        frame = self.frame(prog.insns[bounds.start : bounds.end], verified.funcs[subprog], is_main=subprog == 0)
+        facts = verified.funcs[subprog]
+        if for_c := self.c_stack_bytes(prog, prog.ops[bounds.start : bounds.end]):
+            slots = len(ARG_REGS) + for_c // 8
+            facts = replace(facts, outgoing_slots=max(facts.outgoing_slots, slots))
+        frame = self.frame(prog.insns[bounds.start : bounds.end], facts, is_main=subprog == 0)
         code.entries.append(code.here)
         code.words += self.prologue(frame)
         for index in range(bounds.start, bounds.end):
@@ -285,8 +294,12 @@ class Arm64Jit:
                 return [Jump(a64.b_i, (), InsnAt(site.index + 1 + insn.off))]
             case Branch():
                 return self.branch(insn, site)
-            case CallHelper() | CallSubprog() | CallKfunc():
+            case CallHelper() | CallSubprog():
                 return [*self.call(insn, site), *self.after_call(insn)]
+            case CallKfunc():
+                before = self.before_c(site.prog.kfunc(insn.btf_id))
+                there = replace(site, address=site.address + WORD_BYTES * len(before))
+                return [*before, *self.call(insn, there), *self.after_call(insn)]
             case Exit():
                 return self.exit(site)
             case Hole():
@@ -415,6 +428,35 @@ class Arm64Jit:
         target = self.scratch().first
         return [*lower.mov_address(target, address), a64.blr_r(target)]
 
+    def before_c(self, proto: Proto | None) -> list[int]:
+        """Arguments of a C function to their places by AAPCS64. The high half of its result is where R2 is."""
+        if proto is None:
+            return []
+        assert not MARSHAL.gives_pair(proto) or self.reg(2) == RESULT + 1
+        return [word for move in self.c_moves(proto) for word in self.move(move)]
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        """What has to be moved before a call of a C function."""
+        return MARSHAL.moves(proto)
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What calls of C functions need on the stack where something has to be moved."""
+        return MARSHAL.stack_bytes(prog, ops)
+
+    def move(self, move: Move) -> list[int]:
+        """8 bytes on their way to a C function."""
+        source, target = (
+            InReg(f"x{self.scratch().second}") if where == SPARE else where for where in (move.source, move.target)
+        )
+        if isinstance(target, InReg):
+            if isinstance(source, InReg):
+                return [a64.mov_rr[64](_xreg(target), _xreg(source))]
+            return [a64.ldr_rm(_xreg(target), SP, source.off)]
+        if isinstance(source, InReg):
+            return [a64.str_rm(_xreg(source), SP, target.off)]
+        through = self.scratch().first
+        return [a64.ldr_rm(through, SP, source.off), a64.str_rm(through, SP, target.off)]
+
     def _extern(self, insn: CallHelper | CallKfunc, site: Site) -> int:
         known = HELPERS.get(insn.id) if isinstance(insn, CallHelper) else site.prog.kfunc(insn.btf_id)
         if known is None or known.name not in site.addresses.externs:
@@ -425,3 +467,8 @@ class Arm64Jit:
     def after_call(self, insn: CallHelper | CallSubprog | CallKfunc) -> list[int]:
         """R0 from the register of results."""
         return [a64.mov_rr[64](self.reg(0), RESULT)]
+
+
+def _xreg(where: Location) -> int:
+    assert isinstance(where, InReg), "integers are in general-purpose registers"
+    return int(where.reg[1:])

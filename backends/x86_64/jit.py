@@ -1,15 +1,18 @@
 """A BPF JIT for x86-64: the bytes of Linux 7.2's own, apart from addresses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Final, assert_never
 
+from backends.abi import InReg, Location
 from backends.image import Addresses, CompileError, Image, Symbol
+from backends.marshal import SPARE, Marshal, Move
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
 from backends.x86_64.relax import CALL_BYTES, Call, Jump, Piece, relax
+from backends.x86_64.trampoline import MODEL, RULES
 from harness.isa.calls import HELPERS
 from harness.isa.disasm import insn_text
 from harness.isa.insn import (
@@ -41,6 +44,7 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts, Verified
 
 
@@ -53,6 +57,8 @@ class Options:
 
 
 DEFAULT: Final = Options()
+MARSHAL: Final = Marshal(MODEL, RULES)
+RESULT_HIGH: Final = Gpr.RDX  # psABI 3.2.3, "Returning of Values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ class X8664Jit:
         """The subprog and its frame."""
         subprog = prog.subprogs[index]
         insns, ops = prog.insns[subprog.start : subprog.end], prog.ops[subprog.start : subprog.end]
+        if for_c := self.c_stack_bytes(prog, ops):
+            facts = replace(facts, outgoing_slots=max(facts.outgoing_slots, 1 + for_c // 8))  # slot 0 is in r9
         first_exit = next((at for at, insn in enumerate(ops) if isinstance(insn, Exit)), None)
         below = self.below_stack(self.saved_regs(insns), self.outgoing_bytes(facts))
         return Func(subprog.start, ops, facts, first_exit, below)
@@ -208,8 +216,10 @@ class X8664Jit:
                 return self.store_arg(func, insn)
             case Goto() | Branch():
                 return self.jump(func, at, insn)
-            case CallHelper() | CallSubprog() | CallKfunc():
+            case CallHelper() | CallSubprog():
                 return self.call(_call_target(prog, func.start + at, insn))
+            case CallKfunc():
+                return self.call_c(prog, func, insn, self.call(_call_target(prog, func.start + at, insn)))
             case Exit():
                 return self.exit(func, at)
             case Hole():
@@ -289,11 +299,46 @@ class X8664Jit:
         """A call; every argument is in its place already."""
         return Call(target)
 
+    def call_c(self, prog: Prog, func: Func, insn: CallKfunc, call: Piece) -> Piece:
+        """A call of a C function: arguments to their places by the psABI, the high half of its result to R2."""
+        proto = prog.kfunc(insn.btf_id)
+        if proto is None or not isinstance(call, Call):
+            return call
+        before = b"".join(self.move(func, move) for move in self.c_moves(proto))
+        after = lower.mov(lower.native(2), RESULT_HIGH) if MARSHAL.gives_pair(proto) else b""
+        return replace(call, before=call.before + before, after=after + call.after)
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        """What has to be moved before a call of a C function."""
+        return MARSHAL.moves(proto)
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What calls of C functions need on the stack where something has to be moved."""
+        return MARSHAL.stack_bytes(prog, ops)
+
+    def move(self, func: Func, move: Move) -> bytes:
+        """8 bytes on their way to a C function; R0 holds nothing before a call."""
+        source, target = (InReg("rax") if where == SPARE else where for where in (move.source, move.target))
+        if isinstance(target, InReg):
+            if isinstance(source, InReg):
+                return lower.mov(_gpr(target), _gpr(source))
+            return x86.mov_rm64(_gpr(target), Mem(Gpr.RBP, self.outgoing_disp(func, 1) + source.off))
+        place = Mem(Gpr.RBP, self.outgoing_disp(func, 1) + target.off)
+        if isinstance(source, InReg):
+            return x86.mov_m64r(place, _gpr(source))
+        through = Mem(Gpr.RBP, self.outgoing_disp(func, 1) + source.off)
+        return x86.mov_rm64(lower.SCRATCH, through) + x86.mov_m64r(place, lower.SCRATCH)
+
     def exit(self, func: Func, at: int) -> Piece:
         """The epilogue at the first exit, a jump to it at the others."""
         if func.first_exit is None or func.first_exit == at:
             return self.epilogue(func)
         return Jump(b"", None, func.first_exit)
+
+
+def _gpr(where: Location) -> Gpr:
+    assert isinstance(where, InReg), "integers are in general-purpose registers"
+    return Gpr[where.reg.upper()]
 
 
 def _call_target(prog: Prog, at: int, insn: CallHelper | CallSubprog | CallKfunc) -> int | str:

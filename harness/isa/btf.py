@@ -3,9 +3,26 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, assert_never
 
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, bpf_type
+from harness.isa.ctypes import (
+    X86_64,
+    CAligned,
+    CArray,
+    CComplex,
+    CFloat,
+    CFunc,
+    CInt,
+    CPtr,
+    CStruct,
+    CType,
+    CVector,
+    CVoid,
+    DataModel,
+    Param,
+    struct_layout,
+    type_text,
+)  # fmt: skip
 from harness.isa.proto import Proto
 
 MAGIC: Final = 0xEB9F
@@ -13,6 +30,7 @@ INT, PTR, ARRAY, STRUCT, UNION, ENUM, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT = 
 FUNC, FUNC_PROTO, VAR, DATASEC, FLOAT, DECL_TAG, TYPE_TAG, ENUM64 = 12, 13, 14, 15, 16, 17, 18, 19
 STATIC, GLOBAL, EXTERN = 0, 1, 2  # linkage of a FUNC
 _SIGNED: Final = 1
+_KIND_FLAG: Final = 1 << 31
 
 
 @dataclass(slots=True)
@@ -21,6 +39,7 @@ class Btf:
 
     first_id: int = 1
     first_string: int = 0
+    model: DataModel = X86_64
     _types: bytearray = field(default_factory=bytearray)
     _strings: bytearray = field(default_factory=bytearray)
     _offsets: dict[str, int] = field(default_factory=dict)
@@ -48,29 +67,61 @@ class Btf:
         return self._next - 1
 
     def type_id(self, ctype: CType) -> int:
-        """The id of a C type; 0 is void. A struct, whose members are not known, has two u64."""
+        """The id of a C type; 0 is void. A struct whose members are not known has two u64.
+
+        Raises ValueError for vectors and complex types, which BTF does not know.
+        """
         if ctype not in self._known:
             self._known[ctype] = self._add_type(ctype)
         return self._known[ctype]
 
     def _add_type(self, ctype: CType) -> int:
-        match bpf_type(ctype):
+        match ctype:
             case CInt(name, size, signed):
                 return self.add(INT, name, size, struct.pack("<I", (_SIGNED if signed else 0) << 24 | size * 8))
             case CVoid():
                 return 0
             case CPtr(to):
                 return self.add(PTR, "", self.type_id(to))
+            case CFloat(name, size):
+                return self.add(FLOAT, name, size)
+            case CArray(of, count):
+                index = self.type_id(CInt("unsigned int", 4, False))
+                return self.add(ARRAY, "", 0, struct.pack("<III", self.type_id(of), index, count or 0))
+            case CAligned(name, of):
+                return self.add(TYPEDEF, name, self.type_id(of))
+            case CFunc(result, params, variadic):
+                return self._func_proto(result, params, variadic=variadic)
+            case CStruct(members=tuple()):
+                return self._add_struct(ctype)
             case CStruct(name):
                 u64 = self.type_id(CInt("u64", 8, False))
                 rows = [(self.string(member), u64, 64 * at) for at, member in enumerate("ab")]
                 return self.add(STRUCT, name, 16, b"".join(struct.pack("<III", *row) for row in rows), vlen=2)
+            case CVector() | CComplex():
+                raise ValueError(f"BTF has no kind for {type_text(ctype)}")
+            case _:
+                assert_never(ctype)
+
+    def _add_struct(self, ctype: CStruct) -> int:
+        layout = struct_layout(ctype, self.model)
+        has_bits = any(placed.member.bits is not None for placed in layout.fields)
+        rows: list[bytes] = []
+        for placed in layout.fields:
+            at = placed.at_bit | (placed.member.bits or 0) << 24 if has_bits else placed.at_bit
+            rows.append(struct.pack("<III", self.string(placed.member.name), self.type_id(placed.member.type), at))
+        vlen = len(rows) | (_KIND_FLAG if has_bits else 0)
+        return self.add(UNION if ctype.union else STRUCT, ctype.name, layout.size, b"".join(rows), vlen=vlen)
+
+    def _func_proto(self, result: CType, params: Sequence[Param], *, variadic: bool) -> int:
+        """A variadic one ends with a parameter that has neither name nor type."""
+        rows = [(self.string(param.name), self.type_id(param.type)) for param in params] + [(0, 0)] * variadic
+        rest = b"".join(struct.pack("<II", *row) for row in rows)
+        return self.add(FUNC_PROTO, "", self.type_id(result), rest, vlen=len(rows))
 
     def func(self, proto: Proto, linkage: int, name: str | None = None) -> int:
         """A function with its prototype; `__arg_ctx` becomes the tag that Linux reads."""
-        params = [(self.string(param.name), self.type_id(param.type)) for param in proto.params]
-        rest = b"".join(struct.pack("<II", *row) for row in params)
-        shape = self.add(FUNC_PROTO, "", self.type_id(proto.result), rest, vlen=len(params))
+        shape = self._func_proto(proto.result, proto.params, variadic=proto.variadic)
         func = self.add(FUNC, name or proto.name, shape, vlen=linkage)
         for index, param in enumerate(proto.params):
             if isinstance(param.type, CPtr) and param.type.ctx:

@@ -1,0 +1,81 @@
+"""Calls of C functions: from where BPF code leaves its argument slots to where the C ABI has the arguments.
+
+Both are the same but for values of more than 8 bytes, which the ABI does not split between registers and stack, and aligns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from backends.abi import EIGHTBYTE, InReg, Location, OnStack
+from backends.image import CompileError
+from backends.trampoline import Placement, Plan, RefusedError, full_plan
+from harness.isa.ctypes import DataModel
+from harness.isa.insn import CallKfunc, Op, Prog
+from harness.isa.proto import Proto
+from harness.isa.slots import is_pair, slots_of
+
+SPARE: Final = InReg("spare")  # a register that no argument is in: it breaks circles
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """8 bytes from one place to another."""
+
+    source: Location
+    target: Location
+
+
+@dataclass(frozen=True)
+class Marshal:
+    """One architecture's calls of C functions."""
+
+    model: DataModel
+    rules: Placement
+    _known: dict[Proto, tuple[Move, ...]] = field(default_factory=dict, init=False)
+
+    def moves(self, proto: Proto) -> tuple[Move, ...]:
+        """What has to be done before a call, in an order that keeps every source until it was read. Raises CompileError."""
+        if proto not in self._known:
+            plan = self._plan(proto)
+            assert len(plan.slots) == len(slots_of(proto)), "a slot for each eightbyte"
+            places = [(slot.where, self._left(number)) for number, slot in enumerate(plan.slots)]
+            self._known[proto] = tuple(_in_order({to: at for to, at in places if to is not None and to != at}))
+        return self._known[proto]
+
+    def stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What those calls of a function need whose arguments are moved; what others need, their slots say."""
+        protos = [prog.kfunc(insn.btf_id) for insn in ops if isinstance(insn, CallKfunc)]
+        return max((self._plan(proto).area_bytes for proto in protos if proto and self.moves(proto)), default=0)
+
+    def gives_pair(self, proto: Proto) -> bool:
+        """Whether the result has a high half, for R2. Raises CompileError for a pair in memory."""
+        if is_pair(proto.result) and self.rules.in_memory(proto.result):
+            raise CompileError(f"{proto.name}: its result is in memory")
+        return is_pair(proto.result)
+
+    def _plan(self, proto: Proto) -> Plan:
+        try:
+            return full_plan(proto, self.model, self.rules)
+        except RefusedError as error:
+            raise CompileError(f"{proto.name}: {error}") from error
+
+    def _left(self, slot: int) -> Location:
+        """Where BPF code leaves a slot: as the ABI has as many integers."""
+        regs, sp = self.rules.assumed.regs, self.rules.assumed.sp
+        return InReg(regs[slot]) if slot < len(regs) else OnStack(EIGHTBYTE * (slot - len(regs)), sp)
+
+
+def _in_order(sources: dict[Location, Location]) -> list[Move]:
+    """Moves that are meant to happen at once, one after the other."""
+    done: list[Move] = []
+    left = dict(sources)
+    while left:
+        free = next((to for to in left if to not in left.values()), None)
+        if free is None:
+            kept = next(iter(left))
+            done.append(Move(kept, SPARE))
+            left = {to: SPARE if at == kept else at for to, at in left.items()}
+        else:
+            done.append(Move(left.pop(free), free))
+    return done
