@@ -5,15 +5,17 @@ Both are the same but for values of more than 8 bytes, which the ABI does not sp
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from backends.abi import EIGHTBYTE, InReg, Location, OnStack
 from backends.image import CompileError
-from backends.trampoline import Placement, Plan, RefusedError, full_plan
-from harness.isa.ctypes import DataModel
+from harness.isa.ctypes import CInt, CPtr, DataModel
 from harness.isa.insn import CallKfunc, Op, Prog
 from harness.isa.proto import Proto
-from harness.isa.slots import is_pair, slots_of
+from harness.isa.slots import SLOT_BYTES, is_pair, slots_of
+
+if TYPE_CHECKING:
+    from backends.trampoline import Placement, Plan
 
 SPARE: Final = InReg("spare")  # a register that no argument is in: it breaks circles
 
@@ -26,12 +28,17 @@ class Move:
     target: Location
 
 
+def is_plain(proto: Proto) -> bool:
+    """Whether all arguments are integers and pointers of up to 8 bytes: those are where the C ABI has them."""
+    return all(isinstance(param.type, CInt | CPtr) and param.type.size <= SLOT_BYTES for param in proto.params)
+
+
 @dataclass(frozen=True)
 class Marshal:
     """One architecture's calls of C functions."""
 
     model: DataModel
-    rules: Placement
+    rules: "Placement"
     _known: dict[Proto, tuple[Move, ...]] = field(default_factory=dict, init=False)
 
     def moves(self, proto: Proto) -> tuple[Move, ...]:
@@ -43,18 +50,18 @@ class Marshal:
             self._known[proto] = tuple(_in_order({to: at for to, at in places if to is not None and to != at}))
         return self._known[proto]
 
-    def stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
-        """What those calls of a function need whose arguments are moved; what others need, their slots say."""
-        protos = [prog.kfunc(insn.btf_id) for insn in ops if isinstance(insn, CallKfunc)]
-        return max((self._plan(proto).area_bytes for proto in protos if proto and self.moves(proto)), default=0)
+    def stack_bytes(self, proto: Proto) -> int:
+        """What a call needs on the stack whose arguments are moved; what others need, their slots say."""
+        return self._plan(proto).area_bytes if self.moves(proto) else 0
 
-    def gives_pair(self, proto: Proto) -> bool:
-        """Whether the result has a high half, for R2. Raises CompileError for a pair in memory."""
+    def check_result(self, proto: Proto) -> None:
+        """Raises CompileError for a pair in memory."""
         if is_pair(proto.result) and self.rules.in_memory(proto.result):
             raise CompileError(f"{proto.name}: its result is in memory")
-        return is_pair(proto.result)
 
-    def _plan(self, proto: Proto) -> Plan:
+    def _plan(self, proto: Proto) -> "Plan":
+        from backends.trampoline import RefusedError, full_plan  # most programs do without
+
         try:
             return full_plan(proto, self.model, self.rules)
         except RefusedError as error:
@@ -64,6 +71,12 @@ class Marshal:
         """Where BPF code leaves a slot: as the ABI has as many integers."""
         regs, sp = self.rules.assumed.regs, self.rules.assumed.sp
         return InReg(regs[slot]) if slot < len(regs) else OnStack(EIGHTBYTE * (slot - len(regs)), sp)
+
+
+def moved_kfuncs(prog: Prog, ops: Sequence[Op]) -> list[Proto]:
+    """The C functions that a function calls with arguments which may have to be moved."""
+    protos = [prog.kfunc(insn.btf_id) for insn in ops if isinstance(insn, CallKfunc)]
+    return [proto for proto in protos if proto is not None and not is_plain(proto)]
 
 
 def _in_order(sources: dict[Location, Location]) -> list[Move]:

@@ -6,6 +6,7 @@ Registers are native numbers unless a name says BPF.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, assert_never
 
 from backends.abi import InReg, Location
@@ -14,9 +15,8 @@ from backends.arm64 import encode as a64
 from backends.arm64.code import WORD_BYTES, Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
 from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
-from backends.arm64.trampoline import MODEL, RULES
 from backends.image import Addresses, CompileError, Image
-from backends.marshal import SPARE, Marshal, Move
+from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
 from harness.isa.ctypes import rounded_up
@@ -50,6 +50,7 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.proto import Proto
+from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, Verified
 
 # Linux arch/arm64/net/bpf_jit_comp.c, bpf2a64[]. R12 is the verifier's own auxiliary register.
@@ -120,7 +121,14 @@ class Site:
 
 
 DEFAULT: Final = Options()
-MARSHAL: Final = Marshal(MODEL, RULES)
+
+
+@cache
+def marshal() -> Marshal:
+    """Calls of C functions with arguments of more than 8 bytes."""
+    from backends.arm64.trampoline import MODEL, RULES  # most programs do without
+
+    return Marshal(MODEL, RULES)
 
 
 class Arm64Jit:
@@ -432,16 +440,22 @@ class Arm64Jit:
         """Arguments of a C function to their places by AAPCS64. The high half of its result is where R2 is."""
         if proto is None:
             return []
-        assert not MARSHAL.gives_pair(proto) or self.reg(2) == RESULT + 1
+        assert not self.c_pair(proto) or self.reg(2) == RESULT + 1
         return [word for move in self.c_moves(proto) for word in self.move(move)]
+
+    def c_pair(self, proto: Proto) -> bool:
+        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
+        if is_pair(proto.result):
+            marshal().check_result(proto)
+        return is_pair(proto.result)
 
     def c_moves(self, proto: Proto) -> Sequence[Move]:
         """What has to be moved before a call of a C function."""
-        return MARSHAL.moves(proto)
+        return () if is_plain(proto) else marshal().moves(proto)
 
     def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
         """What calls of C functions need on the stack where something has to be moved."""
-        return MARSHAL.stack_bytes(prog, ops)
+        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
 
     def move(self, move: Move) -> list[int]:
         """8 bytes on their way to a C function."""

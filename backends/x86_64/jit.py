@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import accumulate
 from typing import Final, assert_never
 
 from backends.abi import InReg, Location
 from backends.image import Addresses, CompileError, Image, Symbol
-from backends.marshal import SPARE, Marshal, Move
+from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
 from backends.x86_64.relax import CALL_BYTES, Call, Jump, Piece, relax
-from backends.x86_64.trampoline import MODEL, RULES
 from harness.isa.calls import HELPERS
 from harness.isa.disasm import insn_text
 from harness.isa.insn import (
@@ -45,6 +45,7 @@ from harness.isa.insn import (
 )  # fmt: skip
 from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
 from harness.isa.proto import Proto
+from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, Verified
 
 
@@ -57,7 +58,6 @@ class Options:
 
 
 DEFAULT: Final = Options()
-MARSHAL: Final = Marshal(MODEL, RULES)
 RESULT_HIGH: Final = Gpr.RDX  # psABI 3.2.3, "Returning of Values"
 
 
@@ -88,6 +88,14 @@ class Native:
     prologue: bytes
     pieces: tuple[Piece, ...]
     starts: tuple[int, ...]
+
+
+@cache
+def marshal() -> Marshal:
+    """Calls of C functions with arguments of more than 8 bytes."""
+    from backends.x86_64.trampoline import MODEL, RULES  # most programs do without
+
+    return Marshal(MODEL, RULES)
 
 
 class X8664Jit:
@@ -305,16 +313,22 @@ class X8664Jit:
         if proto is None or not isinstance(call, Call):
             return call
         before = b"".join(self.move(func, move) for move in self.c_moves(proto))
-        after = lower.mov(lower.native(2), RESULT_HIGH) if MARSHAL.gives_pair(proto) else b""
+        after = lower.mov(lower.native(2), RESULT_HIGH) if self.c_pair(proto) else b""
         return replace(call, before=call.before + before, after=after + call.after)
+
+    def c_pair(self, proto: Proto) -> bool:
+        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
+        if is_pair(proto.result):
+            marshal().check_result(proto)
+        return is_pair(proto.result)
 
     def c_moves(self, proto: Proto) -> Sequence[Move]:
         """What has to be moved before a call of a C function."""
-        return MARSHAL.moves(proto)
+        return () if is_plain(proto) else marshal().moves(proto)
 
     def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
         """What calls of C functions need on the stack where something has to be moved."""
-        return MARSHAL.stack_bytes(prog, ops)
+        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
 
     def move(self, func: Func, move: Move) -> bytes:
         """8 bytes on their way to a C function; R0 holds nothing before a call."""
