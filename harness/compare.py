@@ -47,8 +47,10 @@ def compare(case: Case, source: Source, compiler: Compiler) -> list[Part]:
     """One case, ours and a Linux's. What Linux cannot be asked is one part that says so."""
     verdict = Verifier(log_level=2).verify(case.assembled.prog)
     verified = verdict.verified if isinstance(verdict, ours.Accepted) else None
-    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, verbose=True)
+    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, verbose=True, since=case.since)
     reply = source.reply(job)
+    if isinstance(reply, Unsupported) and reply.told:
+        return [Part("verdict", True, (reply.reason,))]
     if isinstance(reply, Unsupported | Died):
         return [Part("verdict", False, (f"ours   {_verdict(case, verdict)}", f"Linux  {reply.reason}"))]
     parts = [_verdicts(case, verdict, reply)]

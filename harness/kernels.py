@@ -104,6 +104,9 @@ def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole
     rows = {} if whole else dict(before)
     for job in (job for case in cases for job in _jobs(case)):
         reply = source.reply(job)
+        if isinstance(reply, Unsupported) and reply.told:
+            rows.pop(job.case, None)
+            continue
         row = golden.to_record(job, reply)
         if row is None:
             reason = reply.reason if isinstance(reply, Unsupported) else "no reply"
@@ -123,7 +126,7 @@ def _jobs(case: Case) -> Iterator[Job]:
     """What a case puts to a kernel: one program, or each run of its steps."""
     verdict = Verifier().verify(case.assembled.prog) if case.scenes else None
     verified = verdict.verified if isinstance(verdict, Accepted) else None
-    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id)
+    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, since=case.since)
     if case.scenes:
         yield from (scene.job(job) for scene in case.scenes)
     else:

@@ -44,6 +44,11 @@ class Result:
     arch: str = ""  # of a trampoline
 
     @property
+    def told(self) -> bool:
+        """Whether it was skipped because the case itself says so."""
+        return isinstance(self.outcome, Unsupported) and self.outcome.told
+
+    @property
     def verdict_word(self) -> str | None:
         """`accept`, `reject`, or None where there was no verdict."""
         if isinstance(self.outcome, Refused):
@@ -200,7 +205,8 @@ class Suite:
     def _job(self, case: Case, verdict: Verdict, reference: Ran | None) -> Job:
         verified = verdict.verified if isinstance(verdict, Accepted) else None
         place = case.expect.place
-        return Job(case.assembled.prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id)
+        prog, since = case.assembled.prog, case.since
+        return Job(prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id, since=since)
 
 
 def makes_trampolines(backend: Backend) -> bool:

@@ -14,7 +14,7 @@ from backends.calls import Body
 from backends.image import Image, Poke, Symbol
 from backends.linux.ask import STATISTICS
 from backends.linux.attach import Made, Native, Request
-from backends.linux.backend import Accepted, Reply
+from backends.linux.backend import Accepted, Reply, too_old
 from backends.trampoline import RefusedError
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto
@@ -185,6 +185,8 @@ class Golden:
         """What is on record for exactly this program."""
         if not self.path.exists():
             return Unsupported(f"there is no record of a Linux for {self.arch}: {UPDATE}")
+        if (old := too_old(job, str(self.release))) is not None:
+            return old
         row = self.data["cases"].get(job.case)
         if row is None:
             return Unsupported(f"the record of Linux {self.release} ({self.arch}) has no such case: {UPDATE}")
