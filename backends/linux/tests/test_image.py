@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.decode import decode_image
 from backends.image import Addresses, Image
 from backends.linux.ask import Answer, NativeFunc
 from backends.linux.image import ImageError, called, image_of
@@ -37,6 +38,14 @@ def test_x86_64_calls() -> None:
     assert [(s.name, s.offset, s.size, s.subprog) for s in image.symbols] == [("main", 0, 11, 0), ("f", 16, 1, 1)]
     assert image.insn_offsets == (0, 5, 10, 16, 16)
     assert (image.inlined, image.kernel_data, image.landing_pads) == (frozenset(), False, False)
+
+
+def test_x86_64_padding() -> None:
+    """What lies between two functions never takes the first bytes of the second for its own."""
+    lines = [(0, X86_MAIN), (1, X86_MAIN + 14), (2, X86_SUB), (3, X86_SUB + 4)]
+    main = "90" * 9 + "e8" + rel32(X86_SUB, X86_MAIN + 14) + "c3"
+    image = moved("x86_64", "call f\nexit", [(X86_MAIN, main), (X86_SUB, "f30f1efac3")], lines, "r0 = 0\nexit")
+    assert decode_image(image).insns[16].mnemonic == "endbr64"
 
 
 def test_x86_64_return_thunk() -> None:
