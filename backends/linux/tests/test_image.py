@@ -132,7 +132,7 @@ def test_x86_64_per_cpu_keeps_its_place_in_the_page() -> None:
 
 
 def test_functions_lie_on_multiples_of_16() -> None:
-    """Of 17, 16 and 1 bytes: at 0, 32 and 48, in the order of the kernel, with zeros between them."""
+    """Of 17, 16 and 1 bytes: at 0, 32 and 48, in the order of the kernel, with traps between them."""
     funcs = [(X86_MAIN, "90" * 16 + "c3"), (X86_SUB, "90" * 15 + "c3"), (X86_SUB + 0x100, "c3")]
     lines = [(0, X86_MAIN), (1, X86_MAIN + 16), (2, X86_SUB), (4, X86_SUB + 0x100)]
     prog = assemble([Source("main", "call f\nexit"), Source("f", "call g\nexit"), Source("g", "exit")], []).prog
@@ -141,7 +141,7 @@ def test_functions_lie_on_multiples_of_16() -> None:
     assert [(s.name, s.offset, s.size, s.subprog) for s in image.symbols] == [
         ("main", 0, 17, 0), ("f", 32, 16, 1), ("g", 48, 1, 2),
     ]  # fmt: skip
-    assert image.code.hex() == ("90" * 16 + "c3").ljust(64, "0") + "90" * 15 + "c3" + "c3".ljust(32, "0")
+    assert image.code.hex() == ("90" * 16 + "c3").ljust(64, "c") + "90" * 15 + "c3" + "c3".ljust(32, "c")
     assert (image.arch, image.base, image.source.prog) == ("x86_64", BASE, prog)
     assert image.insn_offsets == (0, 16, 32, 48, 48)
 
