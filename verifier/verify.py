@@ -110,7 +110,7 @@ class Verifier:
             log = self._log.text(refusal.message, self._processed, self.max_insns)
             stats = self._stats()
             return Rejected(refusal.rule, refusal.message, refusal.insn, refusal.errno, log, stats)
-        verified, origin, extra = fixups.rewrite(prog, self._depth)
+        verified, origin, extra = fixups.rewrite(self._tails.without_dead(), self._depth)
         log = self._log.text("", self._processed, self.max_insns)
         sites = self._tails.sites(origin)
         return Accepted(Verified(verified, self._facts(extra), origin, sites), log, self._stats())
