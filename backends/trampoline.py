@@ -264,9 +264,11 @@ def full_plan(proto: Proto, model: DataModel, rules: Placement) -> Plan:
 
 
 def plan_of(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel, rules: Placement) -> Plan:
-    """What a trampoline on a function has to know. Raises RefusedError."""
+    """What a trampoline on a function has to know. Raises RefusedError, for the first program where it is not of a later one."""
+    check(proto, kinds[:1], mode, model)
+    found = assumed_plan(proto, model, rules.assumed) if mode is Mode.LINUX else full_plan(proto, model, rules)
     check(proto, kinds, mode, model)
-    return assumed_plan(proto, model, rules.assumed) if mode is Mode.LINUX else full_plan(proto, model, rules)
+    return found
 
 
 @dataclass(slots=True)

@@ -1,9 +1,13 @@
 """The picture of an argument layout as SVG, for reports and pages: no script, no network, light and dark."""
 
+from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from harness.abi_view import Row, View, picture
+
+if TYPE_CHECKING:
+    import jinja2
 
 CELL: Final = 26  # pixels of a byte
 LINE: Final = 24  # pixels of a row
@@ -13,15 +17,20 @@ WIDE: Final = 16  # bytes; a wider register is drawn as one box
 COLOURS: Final = 8  # then from the first again
 
 
-def svg(view: View) -> str:
-    """One picture: registers above, stack below, a colour for each argument."""
+@cache
+def _template() -> "jinja2.Template":
     import jinja2
 
-    shown = picture(view)
     loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template(
         "abi.svg.j2"
     )
+
+
+def svg(view: View) -> str:
+    """One picture: registers above, stack below, a colour for each argument."""
+    shown = picture(view)
+    page = _template()
     columns = WIDE if any(len(row.cells) > EIGHT for row in (*shown.registers, *shown.stack)) else EIGHT
     blocks, top = [], 56
     for title, rows in (("Registers", shown.registers), (f"Stack, from {view.abi.sp}", shown.stack)):

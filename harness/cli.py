@@ -323,8 +323,7 @@ def golden(options: argparse.Namespace) -> int:
     from harness import kernels
 
     loaded = _readable(options.paths)
-    cases = [case for case in loaded.cases if case.traced is None]
-    kernels.update_golden(options, cases, say, whole=not options.paths)
+    kernels.update_golden(options, loaded.cases, say, whole=not options.paths)
     return PASSED
 
 
@@ -364,6 +363,19 @@ def abi_sweep(options: argparse.Namespace) -> int:
         return PASSED if swept_by(*_seeds(options.seeds), options.compiler or (), options.jobs, say) else FAILED
     except CompilerError as error:
         raise InputError(str(error)) from error
+
+
+def trampoline_sweep(options: argparse.Namespace) -> int:
+    """`callconv trampoline-sweep`: prototypes through trampolines, ours and a Linux's; 1 where one is wrong."""
+    from harness.trampoline_sweep import sweep as swept_by
+
+    backends = make_backends(options.backend, settings_of(options)) if options.backend else []
+    if idle := [backend.name for backend in backends if not backend.name.startswith("linux-")]:
+        raise InputError(f"--backend {idle[0]}: only linux-x86_64 and linux-arm64 make trampolines besides ours")
+    first, last = _seeds(options.seeds)
+    if not first:
+        raise InputError("SEEDS of trampolines count from 1")
+    return PASSED if swept_by(first, last, backends, say) else FAILED
 
 
 def _seeds(text: str) -> tuple[int, int]:
@@ -535,6 +547,16 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     prototypes.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU)")
     prototypes.set_defaults(do=abi_sweep)
+
+    trampolines = commands.add_parser(
+        "trampoline-sweep", help="prototypes through trampolines, ours and Linux's", allow_abbrev=False
+    )
+    trampolines.add_argument("seeds", metavar="SEEDS", help="a seed from 1, or FIRST-LAST: one call each")
+    trampolines.add_argument(
+        "--backend", action="append", metavar="NAME", help="linux-x86_64, linux-arm64; may be repeated (default: none)"
+    )
+    _kernel_options(trampolines)
+    trampolines.set_defaults(do=trampoline_sweep)
 
     covers = commands.add_parser("coverage", help="which insns the cases have, and where they pass", allow_abbrev=False)
     covers.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")

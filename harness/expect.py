@@ -46,7 +46,7 @@ _AT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*) (0|[1-9][0-9]{0,6})\Z")
 _MEMORY: Final = re.compile(r"\[(\w+)(?: ?\+ ?(\w+))?\]\Z")
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
 _NOT_HEX: Final = re.compile(r"[^0-9a-fA-F ]")
-_ONLY: Final = {"accept": ("retval", "memory", "maps", "calls", "place", "linux"), "reject": ("at", "rule", "msg")}
+_ONLY: Final = {"accept": ("retval", "memory", "maps", "calls", "place"), "reject": ("at", "rule", "msg")}
 
 
 def hex_bytes(notes: Notes, path: Path, text: str, *, key: bool = False) -> bytes | None:

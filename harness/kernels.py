@@ -4,14 +4,18 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from backends.base import Job, Unsupported
+from backends.base import Died, Job, Unsupported
 from backends.image import Compiler
 from backends.linux import golden, here
 from backends.linux.apt import FetchError
-from backends.linux.backend import LinuxBackend, Source
+from backends.linux.attach import Made
+from backends.linux.backend import LinuxBackend, Live, Source
 from backends.linux.fetch import fetch, kernels, verify
 from backends.linux.guest import COMMAND_LINE, MACHINES
 from backends.linux.settings import Settings
+from backends.linux.tracing import difference, request_of
+from backends.trampoline import RefusedError
+from backends.trampoline_bench import Scenario
 from harness.case import Case
 from harness.compare import Part, compare
 from harness.plugins import InputRefusedError, make_backends, settings_of
@@ -44,12 +48,50 @@ def list_kernels(say: Say) -> None:
 
 def update_golden(options: argparse.Namespace, cases: Sequence[Case], say: Say, *, whole: bool) -> None:
     """`callconv golden update`: asks each kernel about every case. Raises InputRefusedError."""
+    programs = [case for case in cases if case.traced is None]
+    calls = [case.traced.call for case in cases if case.traced is not None]
     for arch in options.arch or ARCHES:
         source = here.guest(arch, settings_of(options))
         try:
-            _update(arch, source, cases, say, whole=whole)
+            if programs:
+                _update(arch, source, programs, say, whole=whole)
+            if calls:
+                _update_trampolines(arch, source, calls, say, whole=whole)
         finally:
             source.close()
+
+
+def _head(arch: str, source: Source) -> dict[str, Any]:
+    return {"arch": arch, "release": source.release, "command_line": COMMAND_LINE, "cpu": MACHINES[arch].cpu}
+
+
+def _update_trampolines(arch: str, source: Live, calls: Sequence[Scenario], say: Say, *, whole: bool) -> None:
+    path = golden.trampolines_of(golden.path_of(arch))
+    before = golden.read(path, "trampolines")["trampolines"] if path.exists() else {}
+    rows = {} if whole else dict(before)
+    requests = {request_of(call): call for call in calls}
+    source.announce_trampolines(requests)
+    changed = 0
+    for request, call in requests.items():
+        made, name = source.trampoline(request), golden.key_of(request)
+        if isinstance(made, Unsupported | Died):
+            raise InputRefusedError(f"{name}: Linux for {arch} gives no answer: {made.reason}")
+        old = golden.to_made(before[name]) if name in before else None
+        same = old is not None and _same_made(arch, old, made, call)
+        changed += old is not None and not same
+        rows[name] = before[name] if same else golden.from_made(made)
+    golden.write(path, _head(arch, source), rows, "trampolines")
+    new, gone = len(rows.keys() - before.keys()), len(before.keys() - rows.keys())
+    say(
+        f"{arch}: Linux {source.release} made {len(requests)} trampolines: {new} new, {changed} changed, {gone} gone; {path.name} is written"
+    )
+
+
+def _same_made(arch: str, old: Made, new: Made, call: Scenario) -> bool:
+    """Whether they differ in nothing but addresses, which each boot has elsewhere; ours are the same for the same addresses."""
+    if isinstance(old, RefusedError) or isinstance(new, RefusedError):
+        return old == new
+    return difference(arch, old, call) == difference(arch, new, call) == ""
 
 
 def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole: bool) -> None:
@@ -70,7 +112,7 @@ def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole
             raise InputRefusedError(f"{case.id}: Linux for {arch} gives no answer: {reason}")
         old = before.get(case.id)
         rows[case.id] = old if old and data["release"] == source.release and _moved_maps(job, old, row) else row
-    head = {"arch": arch, "release": source.release, "command_line": COMMAND_LINE, "cpu": MACHINES[arch].cpu}
+    head = _head(arch, source)
     golden.write(path, head, rows)
     changed = sum(name in before and before[name] != row for name, row in rows.items())
     new, gone = len(rows.keys() - before.keys()), len(before.keys() - rows.keys())

@@ -1,6 +1,5 @@
 """Writes reports/: report.json, junit.xml and report.html, all from one list of plain records."""
 
-import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +48,8 @@ def record_of(result: Result) -> Record:
     if isinstance(result.outcome, Ran):
         record["retval"] = result.outcome.retval
         record["calls"] = [{"callee": c.callee, "args": [value_text(a) for a in c.args]} for c in result.outcome.calls]
+    if case.traced is not None:
+        record["traced"] = {"func": case.traced.func, "arch": result.arch}
     if result.status in ("failed", "error"):
         record["detail"] = _detail(result)
     return record
@@ -65,13 +66,7 @@ def _detail(result: Result) -> Record:
         "frames": [],
     }
     if case.traced is not None:
-        from backends.abi import LayoutError
-        from harness.abi_svg import svg
-        from harness.abi_view import view_of
-
         detail["trampoline"] = list(result.listing)
-        with contextlib.suppress(LayoutError):
-            detail["layout"] = svg(view_of(case.traced.call.proto, result.arch))
     if isinstance(result.outcome, Ran):
         if result.outcome.image is not None:
             rows = native_rows(result.outcome.image, case.lines)
@@ -212,5 +207,27 @@ def html(report: Record) -> str:
     backends = list(dict.fromkeys(record["backend"] for record in report["results"]))
     failures = [r for r in report["results"] if r["status"] in ("failed", "error")]
     differing = [r for r in report["results"] if r["status"] == "differs"]
+    layouts = _layouts(report["results"])
     page = env.get_template("report.html.j2")
-    return page.render(report=report, files=files, backends=backends, failures=failures, differing=differing)
+    return page.render(
+        report=report, files=files, backends=backends, failures=failures, differing=differing, layouts=layouts
+    )
+
+
+def _layouts(records: Iterable[Record]) -> dict[str, dict[str, str]]:
+    """Where the ABI has the arguments of the traced functions: SVG by prototype and architecture, each drawn once."""
+    traced = [record["traced"] for record in records if record.get("traced") and record["traced"]["arch"]]
+    found: dict[str, dict[str, str]] = {}
+    if not traced:
+        return found
+    from backends.abi import LayoutError
+    from harness.abi_svg import svg
+    from harness.abi_view import view_of
+    from harness.isa.proto import parse_proto
+
+    for func, arch in dict.fromkeys((one["func"], one["arch"]) for one in traced):
+        try:
+            found.setdefault(func, {})[arch] = svg(view_of(parse_proto(func), arch))
+        except LayoutError:
+            continue
+    return found

@@ -113,9 +113,11 @@ class Suite:
         tracer = getattr(backend, "tracer", None) if makes_trampolines(backend) else None
         if tracer is None:
             return Result(case, backend.name, "skipped", None, reason=f"{backend.name} makes no trampolines")
-        from harness.traced import judge_traced, listing
+        from harness.traced import judge_theirs, judge_traced, listing
 
         assert case.traced is not None
+        if isinstance(backend, Referee):
+            return judge_theirs(case, case.traced, backend.name, tracer)
         outcome, found = judge_traced(case.traced, case.expect, tracer)
         lines = tuple(listing(case.traced, tracer)) if found else ()
         status: Status = "failed" if found else "passed"
@@ -144,6 +146,9 @@ class Suite:
         for backend in backends:
             if isinstance(backend, Referee):
                 backend.announce([body for case in cases for body in case.kfuncs])
+                calls = [case.traced.call for case in cases if case.traced is not None]
+                if calls and makes_trampolines(backend):
+                    backend.tracer.announce(calls)  # type: ignore[attr-defined]
 
     def _verdict(self, case: Case) -> tuple[Verdict, Ran | None]:
         if self._last is None or self._last[0] is not case:

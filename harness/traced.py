@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from backends.abis import ARCHES
-from backends.base import Ran, Refused
+from backends.base import Died, Ran, Refused, Unsupported
 from backends.checks import CHECKS
 from backends.decode import disassemble
+from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
 from backends.trampoline import Kind, Mode, RefusedError, size
 from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step
+from backends.trampoline_bench import Outcome as TracedOutcome
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
 from harness.isa.ctypes import ARM64, CInt, CPtr, CType, CVoid, IncompleteError, bare, leaves, size_of, type_text
@@ -18,7 +20,11 @@ from harness.isa.proto import Proto, ProtoError, parse_proto
 from harness.params import Notes
 from harness.yamldoc import Path, quoted
 
-REFUSED_WORD: Final = "refused"
+REFUSED_WORD, ACCEPTED_WORD = "refused", "accepted"
+if TYPE_CHECKING:
+    from harness.case import Case
+    from harness.suite import Result
+
 RULES: Final = {"load": "tramp-load", "attach": "tramp-attach"}
 
 
@@ -26,10 +32,11 @@ RULES: Final = {"load": "tramp-load", "attach": "tramp-attach"}
 class TracedCase:
     """What a case says of a trampoline.
 
-    `places`: by architecture and parameter, typed by hand, at the call insn. `linux`: the checks that Linux 7.2's trampoline
-    breaks, or `refused`, by architecture; the others it keeps.
+    `places`: by architecture and parameter, typed by hand, at the call insn. `linux`: by architecture, where Linux 7.2 is
+    not right: the checks that its trampoline breaks, or `refused` or `accepted`.
     """
 
+    func: str  # the prototype as the case writes it
     call: Scenario
     places: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     linux: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -64,7 +71,7 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
     linux = {
         arch: tuple([found] if isinstance(found, str) else found) for arch, found in expect.get("linux", {}).items()
     }
-    return None if notes.errors else TracedCase(call, places, linux)
+    return None if notes.errors else TracedCase(part["func"], call, places, linux)
 
 
 def _step(item: str | dict[str, int]) -> Step:
@@ -135,14 +142,14 @@ class _Values:
 def judge_traced(case: TracedCase, expect: Expect, tracer: Tracer) -> tuple[Ran | Refused, list[Mismatch]]:
     """The `full` trampoline against the case and the ABI, then Linux 7.2's against what the case says of it."""
     full, linux = (tracer.trace(case.call, mode) for mode in (Mode.FULL, Mode.LINUX))
-    found = [*_full_mismatches(case, expect, full, tracer.arch), *_linux_mismatches(case, linux, tracer.arch)]
+    found = [*_full_mismatches(case, expect, full, tracer.arch), *_linux_mismatches(case, expect, linux, tracer.arch)]
     if isinstance(full, RefusedError):
         return Refused(full.message, full.errno, None, str(full), 0), found
-    return Ran(_retval(full), b"", (), violations=tuple(full.outcome.violations)), found
+    return Ran(_retval(full.outcome), b"", (), violations=tuple(full.outcome.violations)), found
 
 
-def _retval(traced: Traced) -> int | None:
-    raw = traced.outcome.result
+def _retval(outcome: TracedOutcome) -> int | None:
+    raw = outcome.result
     return None if raw is None else int.from_bytes(raw[:8], "little")
 
 
@@ -150,17 +157,9 @@ def _full_mismatches(case: TracedCase, expect: Expect, full: Traced | RefusedErr
     if isinstance(full, RefusedError):
         yield from _refusal_mismatches(expect, full)
         return
+    yield from _outcome_mismatches(expect, full.outcome)
     if expect.verdict == "reject":
-        yield Mismatch("verdict", f"verdict = reject ({expect.rule})", "verdict = accept")
         return
-    for violation in full.outcome.violations:
-        yield Mismatch(violation.check, f"{violation.check}: {CHECKS[violation.check].sentence}", violation.message,
-                       "" if violation.offset is None else f"native offset {violation.offset:#x}")  # fmt: skip
-    retval = _retval(full)
-    if expect.retval is not None and retval != expect.retval:
-        yield Mismatch(
-            "retval", f"retval = {expect.retval:#x}", f"retval = {'nothing' if retval is None else f'{retval:#x}'}"
-        )
     places = {
         placed.name: ", ".join(str(piece.where) for piece in placed.pieces)
         for placed in ARCHES[arch][1](case.call.proto).args
@@ -168,6 +167,21 @@ def _full_mismatches(case: TracedCase, expect: Expect, full: Traced | RefusedErr
     for name, where in case.places.get(arch, {}).items():
         if places[name] != where:
             yield Mismatch("place", f"{name} = {where}", f"{name} = {places[name]}")
+
+
+def _outcome_mismatches(expect: Expect, outcome: TracedOutcome) -> Iterator[Mismatch]:
+    """A trampoline that was made."""
+    if expect.verdict == "reject":
+        yield Mismatch("verdict", f"verdict = reject ({expect.rule})", "verdict = accept")
+        return
+    for violation in outcome.violations:
+        yield Mismatch(violation.check, f"{violation.check}: {CHECKS[violation.check].sentence}", violation.message,
+                       "" if violation.offset is None else f"native offset {violation.offset:#x}")  # fmt: skip
+    retval = _retval(outcome)
+    if expect.retval is not None and retval != expect.retval:
+        yield Mismatch(
+            "retval", f"retval = {expect.retval:#x}", f"retval = {'nothing' if retval is None else f'{retval:#x}'}"
+        )
 
 
 def _refusal_mismatches(expect: Expect, refusal: RefusedError) -> Iterator[Mismatch]:
@@ -180,20 +194,66 @@ def _refusal_mismatches(expect: Expect, refusal: RefusedError) -> Iterator[Misma
         yield Mismatch("msg", f"msg = {expect.msg[0]}", f"msg = {refusal.message}")
 
 
-def _linux_mismatches(case: TracedCase, linux: Traced | RefusedError, arch: str) -> Iterator[Mismatch]:
-    wanted = set(case.linux.get(arch, ()))
+def _linux_mismatches(
+    case: TracedCase, expect: Expect, linux: Traced | Theirs | RefusedError, arch: str
+) -> Iterator[Mismatch]:
+    """Linux's trampoline against what the case says of it."""
+    stated = case.linux.get(arch, ())
+    right = REFUSED_WORD if expect.verdict == "reject" else ACCEPTED_WORD
+    verdict = next((word for word in stated if word in (REFUSED_WORD, ACCEPTED_WORD)), right)
     if isinstance(linux, RefusedError):
-        if wanted and wanted != {REFUSED_WORD}:
-            yield Mismatch("linux", f"Linux 7.2 breaks {', '.join(sorted(wanted))}", f"it refuses: {linux}")
+        if verdict == ACCEPTED_WORD:
+            yield Mismatch("linux", "Linux makes the trampoline", f"it refuses it at {linux}")
+        elif expect.verdict == "reject":
+            yield from _refusal_mismatches(expect, linux)
         return
+    if verdict == REFUSED_WORD:
+        yield Mismatch("linux", "Linux refuses to make the trampoline", "it makes it")
+        return
+    wanted = set(stated) - {ACCEPTED_WORD}
     broken = {violation.check for violation in linux.outcome.violations}
     if broken != wanted:
         shown = "; ".join(violation.message for violation in linux.outcome.violations) or "nothing"
-        yield Mismatch("linux", f"Linux 7.2 breaks {', '.join(sorted(wanted)) or 'nothing'}", f"it breaks {shown}")
+        yield Mismatch(
+            "linux", f"Linux's trampoline breaks {', '.join(sorted(wanted)) or 'nothing'}", f"it breaks {shown}"
+        )
 
 
-def listing(case: TracedCase, tracer: Tracer) -> list[str]:
+def judge_theirs(case: "Case", traced: TracedCase, name: str, tracer: LinuxTracer) -> "Result":
+    """A kernel's own trampoline against the case and the ABI: what it is stated to do wrong is a difference, not a pass."""
+    from harness.suite import Result
+
+    found = tracer.theirs(traced.call)
+    if isinstance(found, Unsupported):
+        return Result(case, name, "skipped", None, found, reason=found.reason, arch=tracer.arch)
+    if isinstance(found, Died):
+        gone = Mismatch("crash", "the kernel goes on", found.reason)
+        return Result(case, name, "failed", None, found, mismatches=(gone,), arch=tracer.arch)
+    expect, arch = case.expect, tracer.arch
+    outcome: Ran | Refused
+    if isinstance(found, RefusedError):
+        outcome = Refused(found.message, found.errno, None, str(found), 0)
+        right = [] if expect.verdict == "reject" else [Mismatch("verdict", "verdict = accept", f"refused at {found}")]
+        right += list(_refusal_mismatches(expect, found)) if expect.verdict == "reject" else []
+    else:
+        outcome = Ran(_retval(found.outcome), b"", (), violations=tuple(found.outcome.violations))
+        right = list(_outcome_mismatches(expect, found.outcome))
+    if not right:
+        return Result(case, name, "passed", None, outcome, arch=arch)
+    if arch in traced.linux and not list(_linux_mismatches(traced, expect, found, arch)):
+        why = f"the case states it of Linux 7.2: {', '.join(traced.linux[arch])}"
+        return Result(case, name, "differs", None, outcome, mismatches=tuple(right), reason=why, arch=arch)
+    lines = () if isinstance(found, RefusedError) else tuple(native_lines(arch, found.outcome, found.code))
+    return Result(case, name, "failed", None, outcome, mismatches=tuple(right), listing=lines, arch=arch)
+
+
+def listing(case: TracedCase, tracer: Tracer | LinuxTracer) -> list[str]:
     """What a trampoline knows, does and is, as lines for `show`."""
+    if isinstance(tracer, LinuxTracer):
+        found = tracer.theirs(case.call)
+        if isinstance(found, Theirs):
+            return [f"{case.call.proto}", *native_lines(tracer.arch, found.outcome, found.code)]
+        return [f"refused at {found}" if isinstance(found, RefusedError) else found.reason]
     full = tracer.trace(case.call, Mode.FULL)
     if isinstance(full, RefusedError):
         return [f"refused at {full}"]
@@ -202,9 +262,11 @@ def listing(case: TracedCase, tracer: Tracer) -> list[str]:
         name = case.call.proto.params[slot.arg].name
         part = f"{name}, bytes {slot.at} to {slot.at + slot.size - 1}"
         lines.append(f"  ctx[{index}]  {part:<24} {slot.where or 'padding'}")
-    lines += ["", "happened: " + "; ".join(full.outcome.events), ""]
-    rows = disassemble(tracer.arch, full.code, TRAMPOLINE_AT)
-    return [
-        *lines,
-        *(f"  {address - TRAMPOLINE_AT:4x}  {mnemonic} {text}".rstrip() for address, _, mnemonic, text in rows),
-    ]
+    return [*lines, *native_lines(tracer.arch, full.outcome, full.code)]
+
+
+def native_lines(arch: str, outcome: TracedOutcome, code: bytes) -> list[str]:
+    """What happened, and the insns."""
+    rows = disassemble(arch, code, TRAMPOLINE_AT)
+    insns = (f"  {address - TRAMPOLINE_AT:4x}  {mnemonic} {text}".rstrip() for address, _, mnemonic, text in rows)
+    return ["", "happened: " + "; ".join(outcome.events), "", *insns]

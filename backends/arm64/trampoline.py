@@ -87,16 +87,16 @@ class Arm64Trampoline:
         self._emit(a64.stp_push(FP, KEPT, SP, -16), self._mov_sp(FP), a64.stp_push(FP, LR, SP, -16), self._mov_sp(FP))
         self._emit(lower.sub_imm(64, SP, SP, frame.size))
         if frame.func_ip is not None:
-            self._emit(*lower.mov_imm64(TMP, self.function_address()), a64.str_rm(TMP, SP, frame.func_ip))
+            self._emit(*lower.mov_address(TMP, self.function_address()), a64.str_rm(TMP, SP, frame.func_ip))
         self._meta(meta_of(len(self.plan.slots)))
         self.store_args()
         self._emit(a64.str_rm(PROG, SP, frame.saved), a64.str_rm(START, SP, frame.saved + 8))
         if calls:
             self._image_hook("__bpf_tramp_enter")
         if frame.cookies:
-            for offset in frame.cookies.values():
-                self._emit(a64.str_rm(ZR, SP, offset))
-            self._emit(a64.str_rm(ZR, SP, frame.result or 0))
+            self._emit(a64.movz_ri[64](TMP, 0, 0))
+            for offset in (*frame.cookies.values(), frame.result or 0):
+                self._emit(a64.str_rm(TMP, SP, offset))
         for program in self.attached.before:
             self._program(program)
         branches = self._modifying() if self.attached.modifying else []
@@ -178,7 +178,7 @@ class Arm64Trampoline:
         self._emit(a64.nop())
         if program.cookie:
             self._emit(*lower.mov_imm64(TMP, program.cookie))
-        self._emit(a64.str_rm(TMP if program.cookie else ZR, SP, frame.run), *lower.mov_imm64(PROG, program.object))
+        self._emit(a64.str_rm(TMP if program.cookie else ZR, SP, frame.run), *lower.mov_address(PROG, program.object))
         self._emit(a64.mov_rr[64](0, PROG), a64.add_rri[64](1, SP, frame.run))
         self._call(hooks["__bpf_prog_enter"])
         self._emit(a64.mov_rr[64](START, 0))

@@ -10,10 +10,12 @@ from backends.base import Died, Difference, Job, Loaded, Outcome, Ran, Refused, 
 from backends.calls import Body
 from backends.image import Image
 from backends.linux.ask import Answer, KfuncIds, NativeFunc, ask
+from backends.linux.attach import Made, NoTrampolines, Request
 from backends.linux.differs import Differences, version_of
 from backends.linux.image import ImageError, called, image_of
 from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
+from backends.linux.tracing import Asked, LinuxTracer
 from backends.maps import MAP_HELPERS
 from backends.native import KERNEL_ONLY, Bench, addresses_of
 from harness.isa.asm import Source as Text
@@ -71,6 +73,19 @@ class LinuxBackend:
         self.name, self.arch, self.source = name, arch, source
         self._differences, self._recorded = differences, recorded
         self._bench = Bench()
+        self._tracer: LinuxTracer | None = None
+
+    @property
+    def makes_trampolines(self) -> bool:
+        """A running kernel does; a record has none."""
+        return isinstance(self.source, Asked)
+
+    @property
+    def tracer(self) -> LinuxTracer:
+        """Its trampolines, where it makes some."""
+        assert isinstance(self.source, Asked)
+        self._tracer = self._tracer or LinuxTracer(self.arch, self.source)
+        return self._tracer
 
     def announce(self, bodies: Iterable[Body]) -> None:
         """Kfuncs are made all at once."""
@@ -100,6 +115,14 @@ class LinuxBackend:
                 assert_never(reply)
 
 
+class Trampolines(Protocol):
+    """Makes trampolines in one running kernel."""
+
+    def made(self, request: Request) -> Made:
+        """A trampoline, or the kernel's refusal. Raises UnavailableError where it cannot be asked."""
+        ...
+
+
 class Kfuncs(Protocol):
     """Makes kfuncs callable in one running kernel."""
 
@@ -125,6 +148,7 @@ class _Running:
     stack_args: bool
     helpers: Mapping[int, str]
     kfuncs: Kfuncs
+    trampolines: Trampolines
 
 
 class Live:
@@ -136,13 +160,15 @@ class Live:
         boot: Callable[[], Kernel],
         kfuncs: Callable[[Kernel, str, Iterable[Body]], Kfuncs],
         *,
+        trampolines: Callable[[Kernel, Iterable[Request]], Trampolines] = lambda *_: NoTrampolines(),
         spare: Callable[[str], str | None] = lambda case: None,
     ) -> None:
         self.arch = arch
-        self._boot, self._make_kfuncs, self._spare = boot, kfuncs, spare
+        self._boot, self._make_kfuncs, self._make_trampolines, self._spare = boot, kfuncs, trampolines, spare
         self._running: _Running | None = None
         self._refusal: Unsupported | Died | None = None  # what every reply is, once there can be no other
         self._bodies: dict[Body, None] = {}
+        self._requests: dict[Request, None] = {}
         self._release: str | None = None
         self._boots = 0
 
@@ -177,6 +203,26 @@ class Live:
         answer = replace(answer, log=running.kfuncs.plain(answer.log, job.bodies)) if job.bodies else answer
         return reply_of(self.arch, job, answer, names)
 
+    def announce_trampolines(self, requests: Iterable[Request]) -> None:
+        """Kept for the module that the first trampoline needs."""
+        self._requests.update(dict.fromkeys(requests))
+
+    def trampoline(self, request: Request) -> Made | Unsupported | Died:
+        """Asks the kernel. One that dies while it makes many is booted again, and asked for them one by one."""
+        running = self._up()
+        if not isinstance(running, _Running):
+            return running
+        try:
+            return running.trampolines.made(request)
+        except UnavailableError as error:
+            return Unsupported(str(error))
+        except KernelGoneError as error:
+            self.close()
+            if self._requests:
+                self._requests.clear()
+                return self.trampoline(request)
+            return Died(str(error))
+
     def _up(self) -> "_Running | Unsupported | Died":
         if self._running is None and self._refusal is None:
             self._start()
@@ -193,7 +239,9 @@ class Live:
             kernel = self._boot()
             self._release = release = release_of(kernel)
             kfuncs = self._make_kfuncs(kernel, release, self._bodies)
-            self._running = _Running(kernel, release, has_stack_args(kernel), helper_addresses(kernel), kfuncs)
+            trampolines = self._make_trampolines(kernel, self._requests)
+            stack_args, helpers = has_stack_args(kernel), helper_addresses(kernel)
+            self._running = _Running(kernel, release, stack_args, helpers, kfuncs, trampolines)
         except UnavailableError as error:
             self._refusal = Unsupported(str(error))
         except KernelGoneError as error:

@@ -10,8 +10,18 @@ from backends.linux.syscalls import Address, Buf, Done, Give, Link, Number, Poin
 from harness.isa.maps import RDONLY_PROG, TYPES, Map
 
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_FREEZE, MAP_LOOKUP_BATCH = 0, 2, 22, 24
-PROG_LOAD, PROG_TEST_RUN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = 5, 10, 15, 18, 19, 23
-PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31}
+PROG_LOAD, PROG_TEST_RUN, RAW_TRACEPOINT_OPEN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = (
+    5,
+    10,
+    17,
+    15,
+    18,
+    19,
+    23,
+)
+PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31, "tracing": 26}
+# enum bpf_attach_type: BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_MODIFY_RETURN, BPF_TRACE_FSESSION
+ATTACH_TYPES: Final[Mapping[str, int]] = {"": 0, "fentry": 24, "fexit": 25, "fmod_ret": 26, "fsession": 58}
 F_SLEEPABLE: Final = 1 << 4
 LOG_LEVEL1, LOG_LEVEL2, LOG_STATS = 1, 2, 4
 LOG_BYTES: Final = 1 << 18
@@ -88,6 +98,7 @@ class Load:
     """BPF_PROG_LOAD. `btf_call` is the call of the batch that gave the BTF's fd.
 
     `fd_array` has the BTF of kfuncs from index 1 on; the fds of maps, given by `map_calls`, come after it.
+    `attach_btf`: descriptor of a module's BTF, and the id of the function there.
     """
 
     prog_type: str
@@ -99,6 +110,8 @@ class Load:
     map_calls: tuple[int, ...] = ()
     log_level: int = LOG_LEVEL1 | LOG_STATS
     log_bytes: int = LOG_BYTES
+    attach_type: str = ""
+    attach_btf: tuple[int, int] = (0, 0)
 
 
 def prog_load(load: Load) -> Syscall:
@@ -106,7 +119,10 @@ def prog_load(load: Load) -> Syscall:
     attr = bytearray(152)
     struct.pack_into("<II", attr, 0, PROG_TYPES[load.prog_type], len(load.insns) // 8)
     struct.pack_into("<II", attr, 24, load.log_level, load.log_bytes)
-    struct.pack_into("<I", attr, 44, F_SLEEPABLE)  # the only way to load a SYSCALL prog
+    if load.prog_type == "syscall":
+        struct.pack_into("<I", attr, 44, F_SLEEPABLE)  # the only way to load one
+    struct.pack_into("<I", attr, 68, ATTACH_TYPES[load.attach_type])
+    struct.pack_into("<II", attr, 108, load.attach_btf[1], load.attach_btf[0])
     bufs = [Buf(load.insns), Buf(_LICENSE), Buf(size=load.log_bytes, give=Give.TEXT)]
     links: list[Link] = [Pointer(0, 8, 1), Pointer(0, 16, 2), Pointer(0, 32, 3)]
     if load.btf_call is not None:
@@ -123,6 +139,11 @@ def prog_load(load: Load) -> Syscall:
         links += [Number(len(bufs), 4 * index, call) for index, call in enumerate(load.map_calls, len(load.fd_array))]
         links.append(Pointer(0, 120, len(bufs)))
     return _command(PROG_LOAD, bytes(attr), bufs, links)
+
+
+def raw_tracepoint_open(prog_call: int) -> Syscall:
+    """BPF_RAW_TRACEPOINT_OPEN: attaches a tracing program to what it was loaded for."""
+    return _command(RAW_TRACEPOINT_OPEN, bytes(24), (), (Number(0, 8, prog_call),))
 
 
 def load_log(done: Done) -> str:

@@ -13,7 +13,9 @@ from backends.base import Died, Job, Loaded, OwnFileError, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image, Symbol
 from backends.linux.ask import STATISTICS
+from backends.linux.attach import Made, Native, Request
 from backends.linux.backend import Accepted, Reply, too_old
+from backends.trampoline import RefusedError
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto
 from harness.isa.verified import Verified
@@ -125,6 +127,7 @@ class Golden:
     arch: str
     path: Path
     _data: dict[str, Any] | None = field(default=None, init=False)
+    _trampolines: dict[str, Any] | None = field(default=None, init=False)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -140,6 +143,24 @@ class Golden:
 
     def announce(self, bodies: Iterable[Body]) -> None:
         """Nothing to make ready."""
+
+    def announce_trampolines(self, requests: Iterable[Request]) -> None:
+        """Nothing to make ready."""
+
+    def trampoline(self, request: Request) -> Made | Unsupported | Died:
+        """What is on record for exactly this prototype and these programs."""
+        path = trampolines_of(self.path)
+        if not path.exists():
+            return Unsupported(f"there is no record of a Linux's trampolines for {self.arch}: {UPDATE}")
+        if self._trampolines is None:
+            self._trampolines = read(path, "trampolines")["trampolines"]
+        row = self._trampolines.get(key_of(request))
+        if row is None:
+            return Unsupported(f"the record of Linux's trampolines ({self.arch}) has no such one: {UPDATE}")
+        try:
+            return to_made(row)
+        except (KeyError, ValueError, TypeError) as error:
+            raise GoldenError(f"{path.name}: {key_of(request)}: the record is damaged: {error!r}") from error
 
     def close(self) -> None:
         """Nothing to end."""
@@ -163,7 +184,41 @@ class Golden:
             raise GoldenError(f"{self.path.name}: {job.case}: the record is damaged: {error!r}") from error
 
 
-def read(path: Path) -> dict[str, Any]:
+# --- trampolines
+
+
+def trampolines_of(path: Path) -> Path:
+    """The record of trampolines that belongs to a record of programs."""
+    return path.with_name(f"trampolines-{path.name}")
+
+
+def key_of(request: Request) -> str:
+    """What a trampoline is on record by: `u64 f(u64 a); fentry, fexit`."""
+    asks = ["bpf_get_func_ip"] if request.func_ip else []
+    return "; ".join([str(request.proto), ", ".join(kind.value for kind in request.kinds), *asks])
+
+
+def from_made(made: Made) -> dict[str, Any]:
+    """A trampoline or a refusal as plain data."""
+    if isinstance(made, RefusedError):
+        return {"at": made.at, "errno": made.errno, "message": made.message}
+    hooks = {name: f"{address:#x}" for address, name in made.hooks.items()}
+    return {
+        "address": f"{made.address:#x}", "function": f"{made.function:#x}", "code": made.code.hex(),
+        "programs": [f"{address:#x}" for address in made.programs], "hooks": hooks,
+    }  # fmt: skip
+
+
+def to_made(row: Mapping[str, Any]) -> Made:
+    """What a row stands for. Raises KeyError, ValueError or TypeError where it is damaged."""
+    if "errno" in row:
+        return RefusedError(str(row["at"]), int(row["errno"]), str(row["message"]))
+    programs = tuple(int(address, 16) for address in row["programs"])
+    hooks = {int(address, 16): str(name) for name, address in row["hooks"].items()}
+    return Native(int(row["address"], 16), bytes.fromhex(row["code"]), int(row["function"], 16), programs, hooks)
+
+
+def read(path: Path, part: str = "cases") -> dict[str, Any]:
     """A record. Raises GoldenError where it cannot be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -171,14 +226,14 @@ def read(path: Path) -> dict[str, Any]:
         raise GoldenError(f"{path.name}: cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise GoldenError(f"{path.name}: expected a record of schema {SCHEMA}")
-    if not isinstance(data.get("release"), str) or not isinstance(data.get("cases"), dict):
-        raise GoldenError(f"{path.name}: expected a release and cases")
+    if not isinstance(data.get("release"), str) or not isinstance(data.get(part), dict):
+        raise GoldenError(f"{path.name}: expected a release and {part}")
     return data
 
 
-def write(path: Path, head: Mapping[str, Any], cases: Mapping[str, Any]) -> None:
+def write(path: Path, head: Mapping[str, Any], cases: Mapping[str, Any], part: str = "cases") -> None:
     """A record: a line per case, sorted, so that a change shows as the lines it changes."""
     path.parent.mkdir(exist_ok=True)
     rows = ",\n".join(f"{json.dumps(name)}: {json.dumps(cases[name])}" for name in sorted(cases))
     top = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in {"schema": SCHEMA, **head}.items())
-    path.write_text(f'{{{top},\n"cases": {{\n{rows}\n}}}}\n', encoding="utf-8")
+    path.write_text(f'{{{top},\n"{part}": {{\n{rows}\n}}}}\n', encoding="utf-8")

@@ -7,17 +7,16 @@ import platform
 import shutil
 import struct
 import zlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from backends.calls import Body
+from backends.linux.attach import Attacher
 from backends.linux.backend import Live
 from backends.linux.differs import Differences
 from backends.linux.fetch import kernels, verify
 from backends.linux.guest import AGENT, AGENT_FLAGS, Guest
 from backends.linux.host import HostKernel
-from backends.linux.modules import LoadedKfuncs, NoKfuncs, UnavailableError
+from backends.linux.modules import LoadedKfuncs, ModuleLoader, NoKfuncs, UnavailableError
 from backends.linux.settings import Settings
 from backends.linux.syscalls import Kernel
 from backends.linux.tools import CompileError, Tool, find_compiler, find_qemu, link_static
@@ -110,10 +109,15 @@ def boot_guest(arch: str, settings: Settings) -> Guest:
 def guest(arch: str, settings: Settings) -> Live:
     """A kernel image in QEMU."""
 
-    def kfuncs(kernel: Kernel, release: str, bodies: Iterable[Body]) -> LoadedKfuncs:
-        return LoadedKfuncs(kernel, release, _compiler(arch, settings), bodies, settings.cache)
+    def loader(kernel: Kernel) -> ModuleLoader:
+        return ModuleLoader(kernel, _compiler(arch, settings), settings.cache)
 
-    live = Live(arch, lambda: boot_guest(arch, settings), kfuncs)
+    live = Live(
+        arch,
+        lambda: boot_guest(arch, settings),
+        lambda kernel, release, bodies: LoadedKfuncs(loader(kernel), release, bodies),
+        trampolines=lambda kernel, requests: Attacher(loader(kernel), requests),
+    )
     atexit.register(live.close)  # an emulator must not outlive the run
     return live
 
@@ -137,4 +141,4 @@ def host(differences: Differences) -> Live:
             "a kernel is known to die of it; this machine's own is spared" if differences.crashes(case, arch) else None
         )
 
-    return Live(arch, boot_host, lambda kernel, release, bodies: NoKfuncs(), spare=spare)
+    return Live(arch, boot_host, lambda *_: NoKfuncs(), spare=spare)

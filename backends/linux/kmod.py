@@ -25,6 +25,7 @@ Compile = Callable[[str], bytes]  # a C source to an object file, with the flags
 
 PROG_TYPE_SYSCALL: Final = 31  # include/uapi/linux/bpf.h, enum bpf_prog_type
 SET8_KFUNCS: Final = 1  # include/linux/btf_ids.h, BTF_SET8_KFUNCS
+SESSION_COOKIE: Final = "bpf_session_cookie"  # kernel/trace/bpf_trace.c
 MAX_KFUNCS: Final = 256  # of one module; kernel/bpf/btf.c, BTF_KFUNC_SET_MAX_CNT
 BTF_HEADER: Final = 24  # include/uapi/linux/btf.h, struct btf_header
 MODULE_NAME_BYTES: Final = 56  # include/linux/moduleparam.h, MODULE_NAME_LEN on 64-bit machines, with the final 0
@@ -69,6 +70,7 @@ class KernelFacts:
     set_size: int  # struct btf_kfunc_id_set
     owner_at: int
     set_at: int
+    session_cookie: int  # the BTF id of this kfunc
 
     def to_json(self) -> str:
         """As an object of its fields."""
@@ -150,7 +152,7 @@ def facts_from_btf(blob: bytes, release: str, vermagic: str = "") -> KernelFacts
     types = blob[header + type_at : header + type_at + type_len]
     strings = blob[header + string_at : header + string_at + string_len]
     wanted = ("module", "btf_kfunc_id_set", "btf_id_set8")
-    count, found = _structs(types, strings, wanted)
+    count, found, cookie = _structs(types, strings, wanted)
     module, kfunc_set, id_set = (found.get(name, _Layout(0, {})) for name in wanted)
     for name, layout, members in (
         ("module", module, ("name", "init")),
@@ -168,11 +170,13 @@ def facts_from_btf(blob: bytes, release: str, vermagic: str = "") -> KernelFacts
         module_size=module.size, name_at=module.members["name"], init_at=module.members["init"],
         exit_at=module.members.get("exit", -1),
         set_size=kfunc_set.size, owner_at=kfunc_set.members["owner"], set_at=kfunc_set.members["set"],
+        session_cookie=cookie,
     )  # fmt: skip
 
 
-def _structs(types: bytes, strings: bytes, wanted: Sequence[str]) -> tuple[int, dict[str, _Layout]]:
-    """How many types there are, and the first structure of each name."""
+def _structs(types: bytes, strings: bytes, wanted: Sequence[str]) -> tuple[int, dict[str, _Layout], int]:
+    """How many types there are, the first structure of each name, and the id of the kfunc SESSION_COOKIE or -1."""
+    cookie, cookie_name = -1, strings.find(b"\0%s\0" % SESSION_COOKIE.encode()) + 1
     names = {strings.find(b"\0%s\0" % name.encode()) + 1: name for name in wanted}
     names.pop(0, None)
     rows = [_ROWS.get(kind) for kind in range(32)]
@@ -187,9 +191,11 @@ def _structs(types: bytes, strings: bytes, wanted: Sequence[str]) -> tuple[int, 
             raise ModuleError(f"expected a kind of BTF type up to {max(_ROWS)}, found {info >> 24 & 31}")
         if name in names and info >> 24 & 31 == btf.STRUCT:
             found.setdefault(names[name], _layout(types, strings, at, info))
+        elif name == cookie_name and name and info >> 24 & 31 == btf.FUNC:
+            cookie = count + 1
         at += 12 + row[0] + row[1] * (info & 0xFFFF)
         count += 1
-    return count, found
+    return count, found, cookie
 
 
 def _layout(types: bytes, strings: bytes, at: int, info: int) -> _Layout:
@@ -254,6 +260,17 @@ def c_source(arch: str, facts: KernelFacts, kfuncs: Sequence[Kfunc], name: str) 
 
 def _lines(arch: str, facts: KernelFacts, kfuncs: Sequence[Kfunc], name: str) -> Iterator[str]:
     types, ids = module_btf(facts, kfuncs)
+    yield from module_head(arch, facts, name, types)
+    for kfunc in kfuncs:
+        yield from _function(kfunc)
+    yield from id_set(facts, [ids[kfunc.symbol] for kfunc in kfuncs])
+    yield "int register_btf_kfunc_id_set(int prog_type, const void *set);"
+    yield f"static int start(void) {{ return register_btf_kfunc_id_set({PROG_TYPE_SYSCALL}, &set); }}"
+    yield from module_tail(facts, name)
+
+
+def module_head(arch: str, facts: KernelFacts, name: str, types: bytes) -> Iterator[str]:
+    """What every module begins with; `types` is its BTF."""
     info = ["license=GPL", f"name={name}", *([f"vermagic={facts.vermagic}"] if facts.vermagic else [])]
     yield _HEAD
     yield _bytes("modinfo", ".modinfo", "".join(f"{line}\0" for line in info).encode())
@@ -262,17 +279,21 @@ def _lines(arch: str, facts: KernelFacts, kfuncs: Sequence[Kfunc], name: str) ->
     yield _bytes("versions", "__versions", bytes(VERSION_BYTES))
     for section in _ARCH_SECTIONS[arch]:
         yield f'__asm__(".pushsection {section}, \\"ax\\", %progbits\\n.byte 0\\n.popsection");'
-    for kfunc in kfuncs:
-        yield from _function(kfunc)
-    pairs = ", ".join(f"{{{ids[kfunc.symbol]}, 0}}" for kfunc in kfuncs)
-    yield f"static struct {{ u32 cnt, flags; struct {{ u32 id, flags; }} pairs[{len(kfuncs)}]; }} ids = {{"
-    yield f"\t{len(kfuncs)}, {SET8_KFUNCS}, {{{pairs}}}}};"
     yield "struct module;\nextern struct module this_module;"
+
+
+def id_set(facts: KernelFacts, ids: Sequence[int]) -> Iterator[str]:
+    """`set`, a struct btf_kfunc_id_set of BTF ids, which rise."""
+    pairs = ", ".join(f"{{{number}, 0}}" for number in ids)
+    yield f"static struct {{ u32 cnt, flags; struct {{ u32 id, flags; }} pairs[{len(ids)}]; }} ids = {{"
+    yield f"\t{len(ids)}, {SET8_KFUNCS}, {{{pairs}}}}};"
     owner = _Member(facts.owner_at, 8, "owner", "struct module *%s", "&this_module")
     yield from _record("kfunc_set", facts.set_size, [owner, _Member(facts.set_at, 8, "set", "void *%s", "&ids")])
     yield "static struct kfunc_set set = KFUNC_SET;"
-    yield "int register_btf_kfunc_id_set(int prog_type, const void *set);"
-    yield f"static int start(void) {{ return register_btf_kfunc_id_set({PROG_TYPE_SYSCALL}, &set); }}"
+
+
+def module_tail(facts: KernelFacts, name: str) -> Iterator[str]:
+    """`this_module`, which begins with `start`."""
     yield "static void UNUSED stop(void) {}"
     members = [
         _Member(facts.name_at, MODULE_NAME_BYTES, "name", f"char %s[{MODULE_NAME_BYTES}]", f'"{name}"'),

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from errno import ENOEXEC
 from pathlib import Path
@@ -22,7 +22,7 @@ from backends.linux.kmod import (
     kfunc_symbol,
     vermagic_in,
 )
-from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscall, read_file
+from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscall, read_file, release_of
 from backends.linux.tools import CompileError, Tool, compile_object
 
 FORCE: Final = 1 | 2  # include/uapi/linux/module.h, MODULE_INIT_IGNORE_MODVERSIONS, MODULE_INIT_IGNORE_VERMAGIC
@@ -51,13 +51,47 @@ class NoKfuncs:
         return text
 
 
+class ModuleLoader:
+    """Makes modules for one running kernel and puts them into it."""
+
+    def __init__(self, kernel: Kernel, compiler: Tool, cache: Path) -> None:
+        self.kernel = kernel
+        self._compiler, self._cache = compiler, cache
+        self._facts: KernelFacts | None = None
+
+    def compile(self, source: str) -> bytes:
+        """The object of a module's source. Raises CompileError."""
+        return compile_object(self._compiler, source, c_flags(self.kernel.arch))
+
+    def load(self, make: Callable[[KernelFacts], Module]) -> Module:
+        """The module as it was taken, made again where the kernel insists on its vermagic. Raises ModuleError, CompileError, OSError."""
+        module = make(self.facts())
+        if insert(self.kernel, module) == -ENOEXEC:  # it has just said which
+            words = vermagic_in(kernel_log(self.kernel)) or ""
+            module = make(replace(self.facts(), vermagic=words))
+            insert(self.kernel, module, forced=False)
+        return module
+
+    def facts(self) -> KernelFacts:
+        """Of the running kernel; reading its BTF takes a second, so that they are kept by its build id."""
+        if self._facts is None:
+            build_id = hashlib.sha256(read_file(self.kernel, "/sys/kernel/notes")).hexdigest()[:16]
+            path = self._cache / "facts" / f"{build_id}.json"
+            try:
+                self._facts = KernelFacts.from_json(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError, TypeError):
+                blob = read_file(self.kernel, "/sys/kernel/btf/vmlinux")
+                self._facts = facts_from_btf(blob, release_of(self.kernel))
+                _keep(path, self._facts.to_json())
+        return self._facts
+
+
 class LoadedKfuncs:
     """A guest's kfuncs. `announced` may grow until the first program with kfuncs comes; more of them are one more module."""
 
-    def __init__(self, kernel: Kernel, release: str, compiler: Tool, announced: Iterable[Body], cache: Path) -> None:
-        self._kernel, self._release, self._compiler = kernel, release, compiler
-        self._announced, self._cache = announced, cache
-        self._facts: KernelFacts | None = None
+    def __init__(self, loader: ModuleLoader, release: str, announced: Iterable[Body]) -> None:
+        self._loader, self._kernel, self._release = loader, loader.kernel, release
+        self._announced = announced
         self._modules = 0
         self._ids: dict[Body, tuple[int, int]] = {}  # BTF fd and type id
         self._addresses: dict[Body, int] = {}
@@ -98,37 +132,14 @@ class LoadedKfuncs:
     def _load_module(self, bodies: list[Body]) -> None:
         self._modules += 1
         name = f"{NAME}{self._modules}"
-        arch, facts = self._kernel.arch, self._known_facts()
-
-        def made(facts: KernelFacts) -> Module:
-            return build(
-                lambda source: compile_object(self._compiler, source, c_flags(arch)), arch, facts, bodies, name
-            )
-
-        module = made(facts)
-        if insert(self._kernel, module) == -ENOEXEC:  # it insists on a vermagic, and has just said which
-            words = vermagic_in(kernel_log(self._kernel)) or ""
-            module = made(replace(facts, vermagic=words))
-            insert(self._kernel, module, forced=False)
-        fd = btf_fd_of(self._kernel, name)
+        arch, compiler = self._kernel.arch, self._loader.compile
+        module = self._loader.load(lambda facts: build(compiler, arch, facts, bodies, name))
+        _, fd = btf_of(self._kernel, name)
         text = int(read_file(self._kernel, f"/sys/module/{name}/sections/.text").decode(), 16)
         for body in bodies:
             symbol = kfunc_symbol(body)
             self._ids[body] = fd, module.ids[symbol]
             self._addresses[body] = text + module.offsets[symbol]
-
-    def _known_facts(self) -> KernelFacts:
-        """Of the running kernel; reading its BTF takes a second, so that they are kept by its build id."""
-        if self._facts is None:
-            build_id = hashlib.sha256(read_file(self._kernel, "/sys/kernel/notes")).hexdigest()[:16]
-            path = self._cache / "facts" / f"{build_id}.json"
-            try:
-                self._facts = KernelFacts.from_json(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, TypeError):
-                blob = read_file(self._kernel, "/sys/kernel/btf/vmlinux")
-                self._facts = facts_from_btf(blob, self._release)
-                _keep(path, self._facts.to_json())
-        return self._facts
 
 
 def _keep(path: Path, text: str) -> None:
@@ -165,8 +176,8 @@ def insert(kernel: Kernel, module: Module, *, forced: bool = True) -> int:
     return loaded.ret
 
 
-def btf_fd_of(kernel: Kernel, name: str) -> int:
-    """A descriptor of a module's BTF. Raises ModuleError where the kernel has none."""
+def btf_of(kernel: Kernel, name: str) -> tuple[int, int]:
+    """(id, descriptor) of a module's BTF. Raises ModuleError where the kernel has none."""
     number = 0
     for _ in range(MAX_BTF):
         done = kernel.batch([bpf.next_btf_id(number)])[0]
@@ -178,6 +189,6 @@ def btf_fd_of(kernel: Kernel, name: str) -> int:
             continue
         info = kernel.batch([bpf.btf_info(fd)])[0]
         if info.ret == 0 and info.bufs[2].decode() == name:
-            return fd
+            return number, fd
         kernel.batch([Syscall("close", (fd,))])
     raise ModuleError(f"the kernel has no BTF of the module {name}: it was built without CONFIG_DEBUG_INFO_BTF_MODULES")

@@ -85,11 +85,11 @@ class Done:
 # Linux arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h.
 NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
     "x86_64": {
-        "read": 0, "write": 1, "close": 3, "uname": 63, "openat": 257, "syslog": 103, "memfd_create": 319,
+        "read": 0, "pread64": 17, "write": 1, "close": 3, "uname": 63, "openat": 257, "syslog": 103, "memfd_create": 319,
         "init_module": 175, "finit_module": 313, "bpf": 321, "mkdirat": 258,
     },
     "arm64": {
-        "read": 63, "write": 64, "close": 57, "uname": 160, "openat": 56, "syslog": 116, "memfd_create": 279,
+        "read": 63, "pread64": 67, "write": 64, "close": 57, "uname": 160, "openat": 56, "syslog": 116, "memfd_create": 279,
         "init_module": 105, "finit_module": 273, "bpf": 280, "mkdirat": 34,
     },
 }  # fmt: skip

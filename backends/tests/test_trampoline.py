@@ -1,24 +1,18 @@
-"""Trampolines: Linux 7.2.13's native code, what it measured, what it refuses, and every way to be wrong."""
+"""Trampolines: what was measured of Linux 7.2.13, what it refuses, and every way to be wrong. Its native code: backends/linux/tests/test_tracing.py."""
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backends.arm64 import trampoline as arm64
 from backends.checks import CHECKS
-from backends.decode import disassemble
 from backends.tests import trampoline_doubles as doubles
-from backends.tests.traced import SCALARS, TYPES, proto_of, scenario
-from backends.trampoline import HOOKS, Attached, Kind, Maker, Mode, Places, Plan, Program, RefusedError
+from backends.trampoline import Kind, Maker, Mode, Plan, RefusedError
 from backends.trampoline_bench import Scenario, Step, TrampolineBench, places
+from backends.trampoline_grid import SCALARS, TYPES, proto_of, scenario
 from backends.x86_64 import trampoline as x86_64
 from harness.isa.proto import Proto, parse_proto
 
-RECORDED = json.loads(Path(__file__).with_name("trampolines-7.2.13.json").read_text(encoding="utf-8"))["trampolines"]
 PLANS: dict[str, Callable[[Proto, Sequence[Kind], Mode], Plan]] = {"arm64": arm64.plan, "x86_64": x86_64.plan}
 MAKERS: dict[str, type[Maker]] = {"arm64": arm64.Arm64Trampoline, "x86_64": x86_64.X8664Trampoline}
 BENCHES: dict[str, TrampolineBench] = {}
@@ -34,33 +28,6 @@ def run(arch: str, call: Scenario, mode: Mode = Mode.FULL, maker: Maker | None =
     plan = PLANS[arch](call.proto, [step.kind for step in call.steps], mode)
     code = (maker or MAKERS[arch]()).make(plan, call.attached, places(arch))
     return list(dict.fromkeys(violation.check for violation in bench(arch).run(call, code).violations))
-
-
-# --- Linux's native code
-
-AT = 0x7000_0000
-
-
-def insns(arch: str, code: bytes) -> list[str]:
-    """Without targets of calls and the addresses of kernel objects; jumps by their distance."""
-    rows: list[str] = []
-    for _, _, mnemonic, text in disassemble(arch, code, AT):
-        shown = re.sub(r"0x7[0-9a-f]{7}\b", lambda match: f"+{int(match.group(), 16) - AT:#x}", text)
-        if mnemonic in ("bl", "call"):
-            shown = ""
-        elif mnemonic in ("movabs", "movk") or (mnemonic == "mov" and re.search(r"#-0x", shown)):
-            shown = shown.split(",")[0]
-        rows.append(f"{mnemonic} {shown}".strip())
-    return rows
-
-
-@pytest.mark.parametrize("row", RECORDED, ids=lambda row: f"{row['arch']}-{'-'.join(row['kinds'])}")
-def test_same_insns_as_linux(row: dict[str, Any]) -> None:
-    proto, kinds, arch = parse_proto(row["proto"]), [Kind(kind) for kind in row["kinds"]], row["arch"]
-    objects = (Program(kind, AT + 0x4000, 0xFFFF_8000_8269_5000) for kind in kinds)
-    where = Places(AT, AT + 0x5000, 0xFFFF_0000_03BF_EC00, dict.fromkeys(HOOKS, AT + 0x6000))
-    code = MAKERS[arch]().make(PLANS[arch](proto, kinds, Mode.LINUX), Attached(tuple(objects)), where)
-    assert insns(arch, code) == insns(arch, bytes.fromhex(row["image"]))
 
 
 # --- what Linux 7.2.13 did when it was measured: trampolines.md, section 9, by prototype

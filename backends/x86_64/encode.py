@@ -330,7 +330,7 @@ NOPS: Final = {
     6: bytes.fromhex("660F1F440000"),
     7: bytes.fromhex("0F1F8000000000"),
     8: bytes.fromhex("0F1F840000000000"),
-    9: bytes.fromhex("660F1F840000000000"),
+    9: bytes.fromhex("2E0F1F840000000000"),
     10: bytes.fromhex("662E0F1F840000000000"),
     11: bytes.fromhex("66662E0F1F840000000000"),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from backends.abi import EIGHTBYTE
+from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.trampoline import (
     MAX_ARGS,
     Assumed,
@@ -88,7 +88,7 @@ class X8664Trampoline:
         if self.attached.func_ip:
             func_ip = at = at - EIGHTBYTE
         cookies: dict[int, int] = {}
-        for number, _ in enumerate(self.attached.of(Kind.FSESSION)):
+        for number, _ in reversed(list(enumerate(self.attached.of(Kind.FSESSION)))):
             cookies[number] = at = at - EIGHTBYTE
         saved = at - EIGHTBYTE
         run = saved - RUN_CONTEXT
@@ -117,8 +117,8 @@ class X8664Trampoline:
         if calls:
             self._image_hook("__bpf_tramp_enter")
         if frame.cookies:
-            self._emit(lower.mov_const(Gpr.RAX, 0))
-            for offset in (*frame.cookies.values(), frame.result or 0):
+            for offset in (*sorted(frame.cookies.values()), frame.result or 0):
+                self._emit(lower.mov_const(Gpr.RAX, 0))
                 self._store(offset, Gpr.RAX)
         for program in self.attached.before:
             self._program(program)
@@ -173,10 +173,14 @@ class X8664Trampoline:
 
     def store_args(self) -> None:
         """Ctx from the registers and the caller's stack arguments."""
-        for index, reg in self.plan.in_registers:
-            self._store(self.frame.ctx + EIGHTBYTE * index, Gpr[reg.upper()])
-        for index, offset in self.plan.on_stack:
-            self._copy(offset, self.frame.ctx + EIGHTBYTE * index)
+        for index, slot in enumerate(self.plan.slots):
+            match slot.where:
+                case InReg(reg):
+                    self._store(self.frame.ctx + EIGHTBYTE * index, Gpr[reg.upper()])
+                case OnStack(off):
+                    self._copy(off, self.frame.ctx + EIGHTBYTE * index)
+                case None:
+                    continue
 
     def _copy(self, offset: int, to: int) -> None:
         """One stack argument of the caller. TR-13: the upper half of a single narrow one is cleared."""

@@ -40,7 +40,7 @@ def documented(heading: str) -> set[str]:
 def test_every_field_is_documented(records: list[Record]) -> None:
     data = report_data(records, [ERROR], interrupted=False, command="callconv run")
     assert set(data) == documented("## report.json")
-    everything = set().union(*records) | {"rule", "message", "at", "errno"}
+    everything = set().union(*records) | {"rule", "message", "at", "errno", "traced"}
     assert everything == documented("A result:")
 
 

@@ -1,11 +1,21 @@
 """Cases of trampolines: what is wrong with one is told, and what is wrong with a trampoline is seen."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from backends.base import Died, Unsupported
+from backends.linux.attach import Request
+from backends.linux.backend import LinuxBackend
+from backends.linux.differs import Differences
+from backends.linux.tests.test_tracing import native
+from backends.trampoline import RefusedError
+from backends.trampoline_grid import call_of
 from harness import cli
 from harness.case import LoadedFile, load_file
+from harness.suite import Result, Suite
+from harness.trampoline_sweep import sweep
 
 RIGHT = """\
 - case: x
@@ -66,7 +76,7 @@ def test_neither_prog_nor_trampoline(tmp_path: Path) -> None:
 FAILS = {
     ("retval: 5", "retval: 6"): "got     retval = 0x5",
     ("d: x1", "d: x2"): "got     d = x1",
-    ("retval: 5,", "retval: 5, linux: {arm64: [TRAMP-CTX]},"): "expect  Linux 7.2 breaks TRAMP-CTX",
+    ("retval: 5,", "retval: 5, linux: {arm64: [TRAMP-CTX]},"): "expect  Linux's trampoline breaks TRAMP-CTX",
     ("{verdict: accept, retval: 5, place: {arm64: {d: x1}, x86_64: {d: rsi}}}", "{verdict: reject, rule: tramp-load}"):
         "got     verdict = accept",
     ("u64 f(", "struct {long a, b, c;} f("): "got     verdict = reject (tramp-load): load: errno 22",
@@ -123,3 +133,145 @@ def test_trampolines_are_left_out_where_nobody_makes_some(tmp_path: Path, capsys
     out = capsys.readouterr().out
     assert "1 trampolines are left out: interp makes none" in out
     assert "2 cases: 1 passed (0 of them rightly rejected), 0 failed, 0 skipped" in out
+
+
+def test_a_report_draws_each_layout_once(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(RIGHT + RIGHT.replace("case: x", "case: y"), encoding="utf-8")
+    reports = tmp_path / "out"
+    assert (
+        cli.main(["run", str(path), "--reports", str(reports), "--backend", "jit-arm64", "--backend", "jit-x86_64"])
+        == 0
+    )
+    page = (reports / "report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") == 2
+    assert ">x86_64</figcaption>" in page
+    assert [row["traced"] for row in json.loads((reports / "report.json").read_text())["results"]] == [
+        {"func": "u64 f(u64 a, struct {u8 b; u32 c;} d)", "arch": arch} for arch in ("arm64", "x86_64")
+    ] * 2
+
+
+# --- a kernel's trampolines
+
+
+class Kernel:
+    """A back end of a Linux, with ours as its trampolines, or with what a test gives."""
+
+    def __init__(self, made: object = None) -> None:
+        self.made = made
+        self.arch, self.release = "arm64", "7.2"
+
+    def announce(self, bodies: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def reply(self, job: object) -> Unsupported:
+        return Unsupported("no programs")
+
+    def announce_trampolines(self, requests: object) -> None:
+        self.announced = requests
+
+    def trampoline(self, request: Request) -> object:
+        return native("arm64", self.call) if self.made is None else self.made
+
+    def judge(self, tmp_path: Path, text: str) -> Result:
+        (case,) = load(tmp_path, text).cases
+        assert case.traced is not None
+        self.call = case.traced.call
+        backend = LinuxBackend("linux-arm64", "arm64", self, Differences())
+        Suite().announce([case], [backend])
+        return Suite().judge(case, backend)
+
+
+HOLE = """\
+- case: x
+  about: It is.
+  spec: AAPCS64, C.10
+  trampoline: {func: "u64 f(u64 a, struct {__int128 x;} b, u64 c)", args: [1, [2], 3], returns: 5, progs: [fentry]}
+  expect: {verdict: accept, retval: 5, linux: {arm64: [TRAMP-CTX, TRAMP-ARG]}}
+"""
+REFUSED = RefusedError("load", 22, "The function f is unsupported.")
+
+
+def test_a_kernel_that_is_right_passes(tmp_path: Path) -> None:
+    result = Kernel().judge(tmp_path, RIGHT)
+    assert (result.status, result.mismatches) == ("passed", ())
+
+
+def test_a_kernel_that_is_wrong_as_stated_differs(tmp_path: Path) -> None:
+    result = Kernel().judge(tmp_path, HOLE)
+    assert result.status == "differs"
+    assert result.reason == "the case states it of Linux 7.2: TRAMP-CTX, TRAMP-ARG"
+    assert "at x4 (C.9)" in result.mismatches[-1].got
+
+
+def test_a_kernel_that_is_wrong_otherwise_fails(tmp_path: Path) -> None:
+    for text in (HOLE.replace(", linux: {arm64: [TRAMP-CTX, TRAMP-ARG]}", ""), HOLE.replace(", TRAMP-ARG]", "]")):
+        result = Kernel().judge(tmp_path, text)
+        assert result.status == "failed"
+        assert any("original" in line for line in result.listing)
+
+
+def test_a_kernel_that_refuses(tmp_path: Path) -> None:
+    assert Kernel(REFUSED).judge(tmp_path, RIGHT).status == "failed"
+    assert Kernel(REFUSED).judge(tmp_path, HOLE.replace("[TRAMP-CTX, TRAMP-ARG]", "refused")).status == "differs"
+    rejects = RIGHT.replace(
+        "verdict: accept, retval: 5, place: {arm64: {d: x1}, x86_64: {d: rsi}}",
+        "verdict: reject, rule: tramp-load, msg: unsupported",
+    )
+    assert Kernel(REFUSED).judge(tmp_path, rejects).status == "passed"
+    assert Kernel(REFUSED).judge(tmp_path, rejects.replace("msg: unsupported", "msg: forbidden")).status == "failed"
+    assert Kernel(REFUSED).judge(tmp_path, rejects.replace("tramp-load", "tramp-attach")).status == "failed"
+    assert Kernel().judge(tmp_path, rejects).status == "failed"
+    assert Kernel().judge(tmp_path, rejects.replace("msg: unsupported", "linux: {arm64: accepted}")).status == "differs"
+
+
+def test_a_kernel_that_cannot_be_asked(tmp_path: Path) -> None:
+    result = Kernel(Unsupported("no compiler")).judge(tmp_path, RIGHT)
+    assert (result.status, result.reason) == ("skipped", "no compiler")
+    result = Kernel(Died("it is gone")).judge(tmp_path, RIGHT)
+    assert (result.status, result.mismatches[0].got) == ("failed", "it is gone")
+
+
+def test_what_linux_does_is_stated_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Our own `linux` mode refuses a struct as result: a case that does not say so is wrong."""
+    path = tmp_path / "c.yaml"
+    text = (
+        HOLE.replace("u64 f(u64 a", "struct {int x, y;} f(u64 a")
+        .replace("returns: 5, ", "returns: [1, 2], ")
+        .replace("retval: 5, linux: {arm64: [TRAMP-CTX, TRAMP-ARG]}", "retval: 0x200000001")
+    )
+    path.write_text(text, encoding="utf-8")
+    assert cli.main(["run", str(path), "--no-reports", "--backend", "jit-arm64"]) == 1
+    assert "Linux makes the trampoline" in capsys.readouterr().out
+    path.write_text(text.replace("0x200000001", "0x200000001, linux: {arm64: refused}"), encoding="utf-8")
+    assert cli.main(["run", str(path), "--no-reports", "--backend", "jit-arm64"]) == 0
+
+
+# --- the sweep
+
+
+def test_a_sweep_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trampoline-sweep", "1-8"]) == 0
+    out = capsys.readouterr().out
+    assert "arm64: 8 calls through our trampolines, 8 made, 0 refused" in out
+    assert "seeds 1-8, 0 differences" in out
+
+
+@pytest.mark.parametrize("words", [["0-3"], ["x"], ["5-1"], ["1", "--backend", "interp"]])
+def test_a_sweep_that_cannot_be(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trampoline-sweep", *words]) == 2
+    assert "callconv: " in capsys.readouterr().err
+
+
+def test_a_sweep_beside_a_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seeds 1-4 of the grid are scalars; a kernel that gives one trampoline for all of them is found out."""
+    kernel = Kernel()
+    kernel.call = call_of(1)
+    backend = LinuxBackend("linux-arm64", "arm64", kernel, Differences())
+    assert not sweep(1, 2, [backend], print)
+    out = capsys.readouterr().out
+    assert "seed 1, arm64" not in out
+    assert "seed 2, arm64: u64 f(u8 a1); fexit" in out

@@ -22,7 +22,7 @@ from harness.isa.proto import parse_proto
 
 FACTS = KernelFacts(
     release="7.2.13", vermagic="7.2.13 SMP preempt mod_unload ", btf_types=118488, btf_strings=2171884,
-    module_size=1280, name_at=24, init_at=304, exit_at=1216, set_size=24, owner_at=0, set_at=8,
+    module_size=1280, name_at=24, init_at=304, exit_at=1216, set_size=24, owner_at=0, set_at=8, session_cookie=77,
 )  # fmt: skip
 TWELVE = ", ".join(f"u64 a{n}" for n in range(12))
 ROWS: list[tuple[str, int | str]] = [
@@ -85,6 +85,8 @@ def vmlinux(*, pairs_at: int = 8, without: str = "") -> bytes:
     struct_of("btf_id_set8", 8, {"cnt": 0, "flags": 4, "pairs": pairs_at})
     struct_of("btf_kfunc_id_set", 24, {"owner": 0, "set": 8, "filter": 16})
     types.add(btf.PTR, "", u32)
+    types.add(btf.FUNC, "bpf_session_cookies", 5)
+    types.add(btf.FUNC, "bpf_session_cookie", 5)
     return types.blob()
 
 
@@ -95,7 +97,8 @@ def strings_len(blob: bytes) -> int:
 def test_facts_are_read_from_btf() -> None:
     blob = vmlinux()
     facts = facts_from_btf(blob, "7.2.13", FACTS.vermagic)
-    assert facts == replace(FACTS, btf_types=1 + 12, btf_strings=strings_len(blob))  # void; INT, seven, three, PTR
+    assert facts == replace(FACTS, btf_types=1 + 14, btf_strings=strings_len(blob), session_cookie=14)
+    # void; INT, seven, three, PTR, two FUNC
     assert KernelFacts.from_json(facts.to_json()) == facts
 
 

@@ -1,5 +1,7 @@
 """BTF as it is written: bytes typed by hand from Linux Documentation/bpf/btf.rst."""
 
+import pytest
+
 from harness.isa.btf import DECL_TAG, GLOBAL, STATIC, Btf, func_info, line_info
 from harness.isa.ctypes import CInt, CPtr, CStruct, CVoid
 from harness.isa.proto import parse_proto
@@ -118,3 +120,52 @@ def test_split_btf_has_no_empty_string_and_offsets_go_on() -> None:
 
 def test_no_infos() -> None:
     assert (func_info([]), line_info([])) == (b"", b"")
+
+
+def test_structs_with_members() -> None:
+    types = Btf()
+    (param,) = parse_proto("int f(struct s {u8 a; struct {u64 x[2];} b; union {u32 c;} d;} p)").params
+    assert types.type_id(param.type) == 8
+    blob = types.blob()
+    rows = words(blob[24 : 24 + int.from_bytes(blob[12:16], "little")])
+    strings = blob[24 + 4 * len(rows) :]
+
+    def at(text: str) -> int:
+        return strings.index(b"\0%s\0" % text.encode()) + 1
+
+    assert rows == [
+        at("u8"), 1 << 24, 1, 8,  # 1: INT u8
+        at("unsigned int"), 1 << 24, 4, 32,  # 2: INT, of indexes
+        at("u64"), 1 << 24, 8, 64,  # 3: INT u64
+        0, 3 << 24, 0, 3, 2, 2,  # 4: ARRAY of 2 u64
+        0, 4 << 24 | 1, 16, at("x"), 4, 0,  # 5: the inner STRUCT of 16 bytes, x at 0
+        at("u32"), 1 << 24, 4, 32,  # 6: INT u32
+        0, 5 << 24 | 1, 4, at("c"), 6, 0,  # 7: UNION of 4 bytes
+        at("s"), 4 << 24 | 3, 32, at("a"), 1, 0, at("b"), 5, 64, at("d"), 7, 192,  # 8: STRUCT s of 32 bytes
+    ]  # fmt: skip
+
+
+def test_bit_fields_have_their_width_beside_the_offset() -> None:
+    types = Btf()
+    (param,) = parse_proto("int f(struct {u32 a:3; u32 b:5;} p)").params
+    types.type_id(param.type)
+    blob = types.blob()
+    rows = words(blob[24 : 24 + int.from_bytes(blob[12:16], "little")])
+    # 1: INT u32; 2: STRUCT with kind_flag: a of 3 bits at 0, b of 5 bits at 3
+    assert rows[4:] == [0, 1 << 31 | 4 << 24 | 2, 4, rows[7], 1, 3 << 24, rows[10], 1, 5 << 24 | 3]
+
+
+def test_floats_typedefs_and_variadic_functions() -> None:
+    types = Btf()
+    types.func(parse_proto("typedef u64 t __attribute__((aligned(32))); double f(t a, ...)"), STATIC)
+    blob = types.blob()
+    rows = words(blob[24 : 24 + int.from_bytes(blob[12:16], "little")])
+    kinds = [row >> 24 & 31 for row in (rows[1], rows[5], rows[8])]
+    assert kinds == [1, 8, 16]  # INT u64, TYPEDEF t, FLOAT double
+    assert rows[9:18] == [8, 0, 13 << 24 | 2, 3, rows[13], 2, 0, 0, rows[17]]  # FUNC_PROTO: a of type 2, then nothing
+
+
+def test_what_btf_has_no_kind_for() -> None:
+    (param,) = parse_proto("int f(u8 a __attribute__((vector_size(16))))").params
+    with pytest.raises(ValueError, match="BTF has no kind for"):
+        Btf().type_id(param.type)

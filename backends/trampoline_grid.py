@@ -1,0 +1,85 @@
+"""Calls of traced functions whose every byte tells where it is from: prototypes of every shape, and random ones.
+
+The first seeds are the grid: every type at every place among up to eleven scalars, with fentry and with fexit.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Final
+
+from backends.trampoline import Kind
+from backends.trampoline_bench import Scenario, Step
+from harness.isa.ctypes import ARM64, CVoid, IncompleteError, Param, size_of
+from harness.isa.proto import Proto, parse_proto
+
+SCALARS: Final = ("u64", "u8", "s16", "int", "void *", "u32", "s8", "bool")
+TYPES: Final = {
+    "u8": "u8", "s16": "s16", "int": "int", "u64": "u64", "pointer": "void *", "__int128": "__int128",
+    "struct of 3": "struct {u8 a[3];}", "struct of 8": "struct {int a, b;}", "struct of 9": "struct {u64 a; u8 b;} __attribute__((packed))",
+    "struct of 12": "struct {int a, b, c;}", "struct of 16": "struct {u64 a, b;}", "aligned member": "struct {u64 a __attribute__((aligned(16)));}",
+    "aligned struct": "struct {u64 a, b;} __attribute__((aligned(16)))", "struct of __int128": "struct {__int128 a;}",
+    "packed struct": "struct {u8 a; u64 b; u8 c[7];} __attribute__((packed))", "packed __int128": "struct {__int128 a;} __attribute__((packed))",
+    "union of 16": "union {u64 a; struct {u64 b, c;} d;}",
+}  # fmt: skip
+REFUSED_TYPES: Final = ("float", "struct {u64 a, b; u8 c;}", "struct {}", "double")
+RESULTS: Final = ("u64", "void", "int", "u8", "void *", "__int128", "struct {int a, b;}", "struct {u64 a, b;}")
+MAX_GRID_SCALARS: Final = 11
+_RESULT: Final = 0x8877_6655_4433_2211_FFEE_DDCC_BBAA_9988
+
+
+@cache
+def _parsed(text: str) -> Proto:
+    return parse_proto(f"u64 f({text} a)")
+
+
+def proto_of(types: Sequence[str], result: str = "u64") -> Proto:
+    """A function of these types."""
+    params = tuple(Param(f"a{number}", _parsed(text).params[0].type) for number, text in enumerate(types, 1))
+    return Proto("f", parse_proto(f"{result} f(void)").result, params)
+
+
+def scenario(proto: Proto | str, steps: Sequence[Step], *, func_ip: bool = False) -> Scenario:
+    """A call in which byte `i` of argument `n` is 16 n + i, modulo 251 so that no two words look alike."""
+    whole = parse_proto(proto) if isinstance(proto, str) else proto
+    args = tuple(
+        bytes((16 * number + at) % 251 for at in range(_size(param))) for number, param in enumerate(whole.params, 1)
+    )
+    size = 0 if isinstance(whole.result, CVoid) else size_of(whole.result, ARM64)
+    return Scenario(whole, args, _RESULT.to_bytes(16, "little")[:size], tuple(steps), func_ip)
+
+
+def _size(param: Param) -> int:
+    try:
+        return size_of(param.type, ARM64)
+    except IncompleteError:
+        return 0
+
+
+def grid() -> Iterator[tuple[str, ...]]:
+    """Every type at every place among up to eleven scalars."""
+    for text in TYPES.values():
+        for count in range(MAX_GRID_SCALARS + 1):
+            for at in range(count + 1):
+                types = [SCALARS[n % len(SCALARS)] for n in range(count)]
+                yield (*types[:at], text, *types[at:])
+
+
+@cache
+def _grid() -> tuple[tuple[str, ...], ...]:
+    return tuple(grid())
+
+
+def call_of(seed: int) -> Scenario:
+    """The call of one seed, which counts from 1."""
+    number, kind = divmod(seed - 1, 2)
+    if 0 <= number < len(_grid()):
+        return scenario(proto_of(_grid()[number]), [Step((Kind.FENTRY, Kind.FEXIT)[kind])])
+    rng = random.Random(seed)
+    every = [*TYPES.values(), *SCALARS, *SCALARS]
+    types = [rng.choice(every) for _ in range(rng.choice((*range(13), 13)))]
+    if types and rng.random() < 0.05:
+        types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
+    result = rng.choice(RESULTS) if rng.random() < 0.3 else "u64"
+    steps = [Step(rng.choice(list(Kind))) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+    return scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2)
