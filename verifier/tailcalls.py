@@ -10,6 +10,7 @@ from typing import Final
 from harness.isa.calls import TAIL_CALL
 from harness.isa.ctypes import CInt
 from harness.isa.insn import CallHelper, CallSubprog, Insn, Prog
+from harness.isa.maps import Map
 from harness.isa.verified import TailSite
 from verifier import rules
 from verifier.calls import Refuse
@@ -74,12 +75,20 @@ class TailCalls:
         site.several = site.several or site.map != index
         site.map = index
         value = key.value if isinstance(key, Scalar) else None
-        if value is None or value >= map_state.map.max_entries:
+        if value is None or not self.in_range(value, map_state.map):
             site.key_unknown = True
         elif not site.keys_seen:
             site.key, site.keys_seen = value, True
         elif site.key != value:
             site.key_unknown = True
+
+    def in_range(self, key: int, map_: Map) -> bool:
+        """Whether a known index is one of a slot."""
+        return key < map_.max_entries
+
+    def too_deep(self, above: int, _own: int) -> bool:
+        """Whether the frames above a function that tail calls are too many bytes; its own do not count."""
+        return above >= MAX_CALLERS_BYTES
 
     def without_dead(self) -> Prog:
         """The program with a jump to itself for each tail call on no path. Linux kernel/bpf/fixups.c, sanitize_dead_code()."""
@@ -110,7 +119,7 @@ class TailCalls:
         """`seen` is not reset between the functions that one calls, as Linux's is not."""
         above = sum((depths[caller] + DEPTH_STEP - 1) // DEPTH_STEP * DEPTH_STEP for caller in chain)
         if chain and self.callers[index]:
-            if above >= MAX_CALLERS_BYTES:
+            if self.too_deep(above, depths[index]):
                 text = f"tail_calls are not allowed when call stack of previous frames is {above} bytes. Too large"
                 raise self.refuse("tail-stack", text, rules.EACCES)
             seen[0] = True
