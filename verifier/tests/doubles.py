@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 
 from harness.isa.insn import Op, Prog, Subprog
-from harness.isa.maps import Map
 from harness.isa.opcodes import MAX_REG_ARGS
 from verifier import rules
 from verifier.state import NOT_INIT, Frame, RegState, State
@@ -147,18 +146,6 @@ class ResultIsR0(Verifier):
 
     def gives_pair(self, subprog: int) -> bool:
         return False
-
-
-class _KeyByMask(TailCalls):
-    def in_range(self, key: int, map_: Map) -> bool:
-        return key < 1 << (map_.max_entries - 1).bit_length()
-
-
-class KeyByMask(Verifier):
-    """BS-09: an index is in range of a prog array if its bits are."""
-
-    def tail_calls(self, prog: Prog) -> TailCalls:
-        return _KeyByMask(prog, Refusal)
 
 
 class TailCallComesBack(Verifier):
