@@ -4,12 +4,24 @@
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final, Protocol
 
 from backends.abi import EIGHTBYTE, InReg, Location, OnStack
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, DataModel, IncompleteError, bare, rounded_up, size_of
+from harness.isa.ctypes import (
+    CInt,
+    CPtr,
+    CStruct,
+    CType,
+    CVoid,
+    DataModel,
+    IncompleteError,
+    Param,
+    bare,
+    rounded_up,
+    size_of,
+)  # fmt: skip
 from harness.isa.proto import Proto
 
 MAX_ARGS: Final = 12  # Linux include/linux/bpf.h, MAX_BPF_FUNC_ARGS; of slots too
@@ -22,6 +34,13 @@ class Mode(Enum):
 
     LINUX = "linux"
     FULL = "full"
+
+
+class Target(Enum):
+    """What is traced: a function of the kernel, or one of a BPF program, which is called as BPF calls. TR-23."""
+
+    KERNEL = "kernel"
+    BPF = "bpf"
 
 
 class Kind(Enum):
@@ -40,7 +59,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RefusedError(Exception):
-    """A trampoline that is not made: at load (by the verifier) or at attach (by the JIT); `errno` is positive."""
+    """A trampoline that is not made: at load (by the verifier), at attach (by the JIT), or the target itself; `errno` is positive."""
 
     at: str
     errno: int
@@ -65,11 +84,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a trampoline has to know of a prototype. `area_bytes`: of the stack arguments, holes included."""
+    """What a trampoline has to know of a prototype. `area_bytes`: of the stack arguments, holes included.
+
+    `exact`: what Linux 7.2 has wrong behind the places is right, too.
+    """
 
     proto: Proto
     slots: tuple[Slot, ...]
     area_bytes: int
+    target: Target = Target.KERNEL
+    exact: bool = True
 
     @property
     def in_registers(self) -> Iterator[tuple[int, str]]:
@@ -97,6 +121,7 @@ class Places:
     """What a trampoline calls, and where it will lie. `body`: where the traced function goes on behind its patched call."""
 
     base: int
+    function: int
     body: int
     image: int  # the object that the hooks around the original are given
     hooks: Mapping[str, int]
@@ -111,6 +136,7 @@ class Attached:
 
     programs: tuple[Program, ...]
     func_ip: bool = False  # some program asks for the traced function's address
+    tail_call: bool = False  # the target is a BPF program with a tail call in reach. TR-30, TAIL_CALL_CTX
 
     def of(self, *kinds: Kind) -> tuple[Program, ...]:
         """Those of some kinds, in the order in which they run."""
@@ -147,6 +173,22 @@ class Assumed:
     most_slots: int
 
 
+class Planner(Protocol):
+    """What an architecture's trampoline on a function has to know. Raises RefusedError."""
+
+    def __call__(
+        self,
+        proto: Proto,
+        kinds: Sequence[Kind],
+        mode: Mode,
+        target: Target = Target.KERNEL,
+        *,
+        tail_call: bool = False,
+    ) -> Plan:
+        """For the programs in the order of their attachment."""
+        ...
+
+
 class Maker(Protocol):
     """An architecture's generator of trampolines."""
 
@@ -165,7 +207,7 @@ def size(ctype: CType, model: DataModel) -> int:
         return 0
 
 
-def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel) -> None:
+def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model: DataModel) -> None:
     """What no trampoline is made for, on either architecture. Raises RefusedError. TR-90 to TR-95."""
     name, result = proto.name, bare(proto.result)
     if proto.variadic:
@@ -188,6 +230,8 @@ def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel) -> 
     if bytes_back > EIGHTBYTE and any(kind.calls_original for kind in kinds):
         text = f"Attach to function {name} with a >8 byte return value is not supported for this attach type"
         raise RefusedError("load", EOPNOTSUPP, text)
+    if target is Target.BPF and Kind.FMOD_RET in kinds:
+        raise RefusedError("load", EINVAL, "can't modify return codes of BPF programs")
 
 
 def kind_word(ctype: CType) -> str:
@@ -263,12 +307,61 @@ def full_plan(proto: Proto, model: DataModel, rules: Placement) -> Plan:
     return Plan(proto, tuple(slots), stack)
 
 
-def plan_of(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel, rules: Placement) -> Plan:
+def bpf_plan(proto: Proto, model: DataModel, assumed: Assumed) -> Plan:
+    """Where BPF code has the arguments of a function that it calls: one eightbyte after the other. TR-23, TR-96."""
+    slots: list[Slot] = []
+    for number, param in enumerate(proto.params):
+        length = size(param.type, model)
+        for at in range(0, length, EIGHTBYTE):
+            index = len(slots)
+            stacked = EIGHTBYTE * (index - len(assumed.regs))
+            where = OnStack(stacked, assumed.sp) if stacked >= 0 else InReg(assumed.regs[index])
+            slots.append(Slot(number, at, min(EIGHTBYTE, length - at), where))
+    if len(slots) > MAX_ARGS:
+        raise RefusedError("attach", ENOTSUPP, "")
+    return Plan(proto, tuple(slots), EIGHTBYTE * max(0, len(slots) - len(assumed.regs)))
+
+
+_U64: Final = CInt("u64", 8, False)
+BPF_REGISTERS: Final = 5  # of arguments
+UNRELIABLE_ARGS: Final = tuple(Param(f"r{number}", _U64) for number in range(1, BPF_REGISTERS + 1))
+
+
+def reliable(proto: Proto) -> bool:
+    """Whether Linux 7.2 believes the BTF of a static BPF function that is called with numbers: integers only, and no struct."""
+    types = [bare(param.type) for param in proto.params]
+    whole = all(isinstance(ctype, CInt) for ctype in types) and isinstance(bare(proto.result), CInt | CVoid)
+    return whole and not proto.variadic
+
+
+def as_believed(proto: Proto, target: Target) -> Proto:
+    """The prototype that Linux 7.2 makes a trampoline for: five u64 and one back where BTF is not reliable. TR-03."""
+    if target is Target.KERNEL or reliable(proto):
+        return proto
+    return replace(proto, params=UNRELIABLE_ARGS, result=_U64, variadic=False)
+
+
+def check_target(proto: Proto, mode: Mode, *, tail_call: bool) -> None:
+    """What Linux 7.2 does not take as a BPF program. Raises RefusedError."""
+    if mode is Mode.LINUX and tail_call and len(proto.params) > BPF_REGISTERS:
+        raise RefusedError("target", EINVAL, "tail_calls are not allowed in programs with stack args")
+
+
+def plan_of(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model: DataModel, rules: Placement
+) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError, for the first program where it is not of a later one."""
-    check(proto, kinds[:1], mode, model)
-    found = assumed_plan(proto, model, rules.assumed) if mode is Mode.LINUX else full_plan(proto, model, rules)
-    check(proto, kinds, mode, model)
-    return found
+    exact = mode is Mode.FULL
+    proto = proto if exact else as_believed(proto, target)
+    check(proto, kinds[:1], mode, target, model)
+    if not exact:
+        found = assumed_plan(proto, model, rules.assumed)
+    elif target is Target.BPF:
+        found = bpf_plan(proto, model, rules.assumed)
+    else:
+        found = full_plan(proto, model, rules)
+    check(proto, kinds, mode, target, model)
+    return replace(found, target=target, exact=exact)
 
 
 @dataclass(slots=True)
@@ -283,6 +376,7 @@ class Frame:
     result: int | None = None
     func_ip: int | None = None
     cookies: dict[int, int] = field(default_factory=dict)  # of fsession programs, by their place among them
+    tail_call: int | None = None  # x86-64
 
     @property
     def meta(self) -> int:

@@ -18,6 +18,8 @@ from backends.trampoline import (
     Places,
     Plan,
     Program,
+    Target,
+    check_target,
     meta_of,
     plan_of,
 )  # fmt: skip
@@ -40,9 +42,12 @@ FP, LR, TMP, KEPT, PROG, START = 29, 30, 10, 9, 19, 20
 RUN_CONTEXT: Final = 16
 
 
-def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
+def plan(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target = Target.KERNEL, *, tail_call: bool = False
+) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    return plan_of(proto, kinds, mode, MODEL, RULES)
+    check_target(proto, mode, tail_call=tail_call)
+    return plan_of(proto, kinds, mode, target, MODEL, RULES)
 
 
 class Arm64Trampoline:
@@ -87,7 +92,7 @@ class Arm64Trampoline:
         self._emit(a64.stp_push(FP, KEPT, SP, -16), self._mov_sp(FP), a64.stp_push(FP, LR, SP, -16), self._mov_sp(FP))
         self._emit(lower.sub_imm(64, SP, SP, frame.size))
         if frame.func_ip is not None:
-            self._emit(*lower.mov_address(TMP, self.function_address()), a64.str_rm(TMP, SP, frame.func_ip))
+            self._emit(*lower.mov_address(TMP, self.places.function), a64.str_rm(TMP, SP, frame.func_ip))
         self._meta(meta_of(len(self.plan.slots)))
         self.store_args()
         self._emit(a64.str_rm(PROG, SP, frame.saved), a64.str_rm(START, SP, frame.saved + 8))
@@ -113,10 +118,6 @@ class Arm64Trampoline:
         else:
             self.restore_registers()
         self._leave()
-
-    def function_address(self) -> int:
-        """Of the traced function: two insns before its body."""
-        return self.places.body - 8
 
     def _emit(self, *words: int) -> None:
         self.words += words

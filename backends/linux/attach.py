@@ -16,8 +16,9 @@ from backends.linux.kmod import Module, ModuleError
 from backends.linux.modules import ModuleLoader, UnavailableError, btf_of
 from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscall, close, open_file, read_file
 from backends.linux.tools import CompileError
+from backends.linux.tracedprog import load
 from backends.linux.tracemod import build, why_untold
-from backends.trampoline import HOOKS, Kind, Places, RefusedError
+from backends.trampoline import HOOKS, Kind, Places, RefusedError, Target
 from backends.trampoline_bench import object_of, prog_address
 from harness.isa.proto import Proto
 
@@ -27,8 +28,9 @@ GET_FUNC_IP: Final = 173  # include/uapi/linux/bpf.h, enum bpf_func_id
 NAME: Final = "callconv_traced"
 _CALL, _MOV, _MOV_R0, _EXIT = 0x85, 0xBF, 0xB7, 0x95  # RFC 9669
 _KFUNC: Final = 2  # BPF_PSEUDO_KFUNC_CALL
-_KEY: Final = re.compile(r"bpf_trampoline_(\d+)\Z")
-_LOW: Final = (1 << 31) - 1  # of a key: the BTF id; above 32 bits the BTF object's
+_OF_KERNEL: Final = (
+    1 << 31
+)  # in a key, which has a BTF id below, and above 32 bits the id of the BTF object or BPF program
 
 
 class MoveError(Exception):
@@ -42,20 +44,38 @@ class Request:
     proto: Proto
     kinds: tuple[Kind, ...]
     func_ip: bool = False
+    target: Target = Target.KERNEL
+    tail_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Native:
-    """A trampoline as the kernel has it, and the addresses that it uses. `programs` are in the order of attachment."""
+    """A trampoline as the kernel has it, and the addresses that it uses. `programs` are in the order of attachment.
+
+    `body`: where the traced function goes on behind its patched call.
+    """
 
     address: int
     code: bytes
     function: int
+    body: int
     programs: tuple[int, ...]
     hooks: Mapping[int, str]
 
 
 Made = Native | RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """A function that programs are attached to. `fd`: of its BTF or BPF program; addresses are 0 where its symbol tells them."""
+
+    name: str
+    fd: int
+    btf_id: int
+    key: int
+    function: int = 0
+    body: int = 0
 
 
 class NoTrampolines:
@@ -101,34 +121,70 @@ class Attacher:
                 self._make_all(left[len(left) // 2 :])
 
     def _make(self, requests: Sequence[Request]) -> None:
+        opened: list[int] = []
+        goals = self._in_module([one for one in requests if one.target is Target.KERNEL], opened)
+        goals |= self._in_programs([one for one in requests if one.target is Target.BPF], opened)
+        programs: dict[Request, list[int]] = {}
+        for request, goal in goals.items():
+            try:
+                programs[request] = [
+                    self._attach((goal.fd, goal.btf_id), kind, func_ip=request.func_ip, links=opened)
+                    for kind in request.kinds
+                ]
+            except RefusedError as error:
+                self._made[request] = replace(error, message=error.message.replace(goal.name, request.proto.name))
+        symbols = self._symbols()
+        hooks = {symbols[name]: hook for name, hook in _hooks(symbols)}
+        for request, goal in goals.items():
+            if request not in self._made:
+                self._made[request] = self._read(request, goal, programs[request], symbols, hooks)
+        self._kernel.batch([Syscall("close", (one,)) for one in opened])
+
+    def _read(
+        self,
+        request: Request,
+        goal: "_Goal",
+        programs: Sequence[int],
+        symbols: Mapping[str, int],
+        hooks: Mapping[int, str],
+    ) -> Native:
+        """The trampoline that is in the kernel now."""
+        address = symbols.get(f"bpf_trampoline_{goal.key}")
+        if address is None:
+            raise ModuleError(f"expected a trampoline for {request.proto}, found none in /proc/kallsyms")
+        arch = self._kernel.arch
+        code = whole_image(arch, self._memory(address, IMAGE_BYTES))
+        function = goal.function or symbols[goal.name]
+        native = Native(address, code, function, goal.body or function + ENTRY_BYTES[arch], tuple(programs), hooks)
+        return replace(native, hooks={target: hook for hook, target in uses_of(arch, native).hooks.items()})
+
+    def _in_module(self, requests: Sequence[Request], opened: list[int]) -> dict[Request, "_Goal"]:
+        """Functions of one new module."""
+        if not requests:
+            return {}
         names = self._names(len(requests))
         module = self._load({name: request.proto for name, request in zip(names, requests, strict=True)})
         obj, fd = btf_of(self._kernel, module.name)
-        links: list[int] = []
-        programs: dict[Request, list[int]] = {}
-        for name, request in zip(names, requests, strict=True):
-            target = (fd, module.ids[name])
+        opened.append(fd)
+        ids = module.ids
+        return {
+            request: _Goal(name, fd, ids[name], obj << 32 | _OF_KERNEL | ids[name])
+            for name, request in zip(names, requests, strict=True)
+        }
+
+    def _in_programs(self, requests: Sequence[Request], opened: list[int]) -> dict[Request, "_Goal"]:
+        """Functions of BPF programs, one of each."""
+        goals: dict[Request, _Goal] = {}
+        for request in requests:
             try:
-                programs[request] = [
-                    self._attach(target, kind, func_ip=request.func_ip, links=links) for kind in request.kinds
-                ]
+                prog = load(self._kernel, request.proto, tail_call=request.tail_call)
             except RefusedError as error:
-                self._made[request] = replace(error, message=error.message.replace(name, request.proto.name))
-        symbols = self._symbols()
-        images = {int(found.group(1)): at for name, at in symbols.items() if (found := _KEY.match(name))}
-        by_id = {key & _LOW: at for key, at in images.items() if key >> 32 == obj}
-        hooks = {symbols[name]: hook for name, hook in _hooks(symbols)}
-        for name, request in zip(names, requests, strict=True):
-            if request in self._made:
+                self._made[request] = error
                 continue
-            address = by_id.get(module.ids[name])
-            if address is None:
-                raise ModuleError(f"expected a trampoline for {request.proto}, found none in /proc/kallsyms")
-            code = whole_image(self._kernel.arch, self._memory(address, IMAGE_BYTES))
-            native = Native(address, code, symbols[name], tuple(programs[request]), hooks)
-            used = uses_of(self._kernel.arch, native).hooks
-            self._made[request] = replace(native, hooks={target: hook for hook, target in used.items()})
-        self._kernel.batch([Syscall("close", (one,)) for one in (*links, fd)])
+            opened.append(prog.fd)
+            key = prog.prog_id << 32 | prog.btf_id
+            goals[request] = _Goal(request.proto.name, prog.fd, prog.btf_id, key, prog.function, prog.body)
+        return goals
 
     def _names(self, count: int) -> list[str]:
         """Of functions: no two modules may have one in common."""
@@ -243,7 +299,7 @@ class Uses:
     def places(self, arch: str, native: Native) -> Places:
         """As our own trampolines are told of them."""
         hooks = {**dict.fromkeys(HOOKS, native.address), **self.hooks}  # those that are not used are near, too
-        return Places(native.address, native.function + ENTRY_BYTES[arch], self.image, hooks)
+        return Places(native.address, native.function, native.body, self.image, hooks)
 
 
 def uses_of(arch: str, native: Native) -> Uses:
@@ -264,7 +320,7 @@ def uses_of(arch: str, native: Native) -> Uses:
             image = given if hook.startswith("__bpf_tramp") else image
         elif target in programs:
             objects[programs[target]] = entered
-        elif target != native.function + ENTRY_BYTES[arch]:
+        elif target != native.body:
             raise MoveError(f"{at:#x}: a call of {target:#x}, which is neither hook, program nor function")
         calls.append((at, size, target))
     return Uses(tuple(calls), constants, hooks, objects, image)
@@ -273,10 +329,10 @@ def uses_of(arch: str, native: Native) -> Uses:
 def moved(arch: str, native: Native, where: Places) -> bytes:
     """The same insns where the bench has functions, programs and objects. Raises MoveError."""
     uses, code = uses_of(arch, native), bytearray(native.code)
-    goals = {native.function + ENTRY_BYTES[arch]: where.body}
+    goals = {native.body: where.body}
     goals |= {target: where.hooks[hook] for hook, target in uses.hooks.items()}
     goals |= {address: prog_address(number) for number, address in enumerate(native.programs)}
-    new = {native.function: where.body - ENTRY_BYTES[arch], uses.image: where.image}
+    new = {native.function: where.function, uses.image: where.image}
     new |= {value: object_of(number) for number, value in uses.objects.items()}
     for at, size, target in uses.calls:
         _aim(arch, code, at, size, goals[target] - (where.base + at))

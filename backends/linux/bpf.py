@@ -56,6 +56,11 @@ def map_create(map_: Map) -> Syscall:
     return _command(MAP_CREATE, struct.pack("<7I", *sizes) + name.ljust(16, b"\0"))
 
 
+def prog_array() -> Syscall:
+    """BPF_MAP_CREATE of a BPF_MAP_TYPE_PROG_ARRAY with one entry, which is not set."""
+    return _command(MAP_CREATE, struct.pack("<7I", 3, 4, 4, 1, 0, 0, 0))
+
+
 def map_update(map_call: int, key: bytes, value: bytes) -> Syscall:
     """BPF_MAP_UPDATE_ELEM."""
     links: list[Link] = [Number(0, 0, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2)]
@@ -206,6 +211,11 @@ def prog_info(prog_call: int, max_insns: int) -> Syscall:
     return _command(
         OBJ_GET_INFO_BY_FD, bytes(attr), (first, *bufs), (Number(0, 0, prog_call), Pointer(0, 8, 1), *links)
     )
+
+
+def prog_id(done: Done) -> int:
+    """The program's id, of what `prog_info` gave."""
+    return int(struct.unpack_from("<I", done.bufs[1].ljust(INFO_BYTES, b"\0"), 4)[0])
 
 
 def read_prog_info(done: Done, max_insns: int) -> ProgInfo:

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.arm64 import encode as a64
+from backends.arm64 import trampoline as arm64
 from backends.arm64.encode import SP
 from backends.arm64.trampoline import FP, TMP, Arm64Trampoline
-from backends.trampoline import Attached, Frame, Places, Plan, Slot
+from backends.trampoline import Attached, Frame, Places, Plan, Slot, full_plan
+from backends.x86_64 import trampoline as x86_64
 from backends.x86_64.encode import Gpr
 from backends.x86_64.trampoline import X8664Trampoline
 
@@ -224,6 +226,49 @@ class X86NarrowAlwaysCleared(X8664Trampoline):
 
     def single_narrow(self) -> bool:
         return True
+
+
+class _AsC:
+    """TB-24: a function of a BPF program is taken for one that C calls."""
+
+    def planned(self, plan: Plan) -> Plan:
+        model, rules = (arm64.MODEL, arm64.RULES) if isinstance(self, Arm64Trampoline) else (x86_64.MODEL, x86_64.RULES)
+        return replace(full_plan(plan.proto, model, rules), target=plan.target)
+
+
+class Arm64BpfAsC(_AsC, Arm64Trampoline):
+    """With C.10, C.13 and C.14."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        return super().make(self.planned(plan), attached, places)
+
+
+class X86BpfAsC(_AsC, X8664Trampoline):
+    """With the hole of an aligned argument on the stack."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        return super().make(self.planned(plan), attached, places)
+
+
+class X86BpfNarrowCut(X8664Trampoline):
+    """TB-13: what BPF code knows above a narrow argument is cleared."""
+
+    def passes_whole(self) -> bool:
+        return False
+
+
+class X86TailCallPushed(X8664Trampoline):
+    """TB-12: the tail-call counter's address lies where the first stack argument should be."""
+
+    def pushes_tail_call(self) -> bool:
+        return True
+
+
+class X86TailCallLost(X8664Trampoline):
+    """RAX is the last hook's."""
+
+    def restore_tail_call(self) -> None:
+        pass
 
 
 class X86ResultNotGiven(X8664Trampoline):

@@ -50,6 +50,8 @@ WRONG = {
     ("args: [1, [2, 3]]", "args: [1, [2]]"): "expected 2 members of struct",
     ("args: [1, [2, 3]]", "args: [1, [256, 3]]"): "does not hold 256",
     ("args: [1, [2, 3]]", 'args: [1, "0102"]'): "expected 8 bytes of struct",
+    ("returns: 5", "returns: 5\n    tail_call: true"): "tail_call goes with target: bpf",
+    ("returns: 5", "returns: 5\n    target: module"): "expected one of kernel, bpf",
     ("returns: 5", "returns: 0x10000000000000000"): "does not hold 18446744073709551616",
     ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, found 'fentri'",
     ("{arm64: {d: x1}", "{arm64: {e: x1}"): "f has no parameter 'e' (parameters: a, d)",
@@ -147,7 +149,8 @@ def test_a_report_draws_each_layout_once(tmp_path: Path) -> None:
     assert page.count("<svg") == 2
     assert ">x86_64</figcaption>" in page
     assert [row["traced"] for row in json.loads((reports / "report.json").read_text())["results"]] == [
-        {"func": "u64 f(u64 a, struct {u8 b; u32 c;} d)", "arch": arch} for arch in ("arm64", "x86_64")
+        {"func": "u64 f(u64 a, struct {u8 b; u32 c;} d)", "arch": arch, "target": "kernel"}
+        for arch in ("arm64", "x86_64")
     ] * 2
 
 
@@ -258,6 +261,11 @@ def test_a_sweep_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "arm64: 8 calls through our trampolines, 8 made, 0 refused" in out
     assert "seeds 1-8, 0 differences" in out
+
+
+def test_a_sweep_of_bpf_functions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trampoline-sweep", "1-40", "--target", "bpf"]) == 0
+    assert "seeds 1-40, 0 differences" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["0-3"], ["x"], ["5-1"], ["1", "--backend", "interp"]])
