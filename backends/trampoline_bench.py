@@ -26,6 +26,8 @@ _POISON: Final = 0xBAD0_BAD0_BAD0_0000
 _FILL: Final = 0xE5
 _BEHIND: Final = 0xB7  # what BPF code has above a narrow value
 _ARM64_BL, _X86_CALL, _X86_JMP, _ENDBR = 0x9400_0000, 0xE8, 0xE9, bytes.fromhex("f30f1efa")
+# What a kernel is built for: GCC leaves CONFIG_ARM64_BTI_KERNEL out.
+_LANDING: Final = {"arm64": b"", "x86_64": _ENDBR}
 _RETURN: Final = {"arm64": bytes.fromhex("c0035fd6"), "x86_64": b"\xc3"}
 
 
@@ -86,7 +88,12 @@ def places(arch: str, target: Target = Target.KERNEL) -> Places:
 
 
 def _entry(arch: str, target: Target, *, jumps: bool) -> bytes:
-    """How a traced function begins, patched. TR-34: x86-64's jumps or calls; Linux has a landing pad before it in BPF code."""
+    """How a traced function begins, patched. TR-34: x86-64's jumps or calls; Linux has a landing pad before it in BPF code.
+
+    What is called itself has none.
+    """
+    if target is Target.STRUCT_OPS:
+        return b""
     if arch == "arm64":
         distance = (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2
         return struct.pack("<II", 0xAA1E_03E9, _ARM64_BL | distance)  # mov x9, x30; bl
@@ -110,7 +117,7 @@ def expected_events(steps: Sequence[Step]) -> list[str]:
         return ((number, step) for number, step in reversed(indexed) if step.kind in kinds)
 
     events = ["enter"] if calls else []
-    for number, _ in run((Kind.FENTRY, Kind.FSESSION)):
+    for number, _ in run((Kind.FENTRY, Kind.FSESSION, Kind.STRUCT_OPS)):
         events += _invoked(number, steps)
     replaced = False
     for number, step in run((Kind.FMOD_RET,)):
@@ -118,7 +125,7 @@ def expected_events(steps: Sequence[Step]) -> list[str]:
         if step.returns and not step.refused:
             replaced = True
             break
-    events += [] if replaced else ["original"]
+    events += [] if replaced or any(step.kind is Kind.STRUCT_OPS for step in steps) else ["original"]
     for number, _ in run((Kind.FEXIT, Kind.FSESSION)):
         events += _invoked(number, steps)
     return [*events, "exit"] if calls else events
@@ -161,7 +168,12 @@ class TrampolineBench:
         self._cpu.map_values(())
         self._cpu.load(image, [self._body])
         self._set_up()
-        fault = self._cpu.run(emu.CODE_BASE, self._on_code, self._on_memory, 100_000)
+        called = scenario.target is Target.STRUCT_OPS
+        if called and not code.startswith(_LANDING[self.arch]):
+            self._report(
+                "ABI-LAND", "the trampoline, which is called through a pointer, has no landing pad", TRAMPOLINE_AT
+            )
+        fault = self._cpu.run(TRAMPOLINE_AT if called else emu.CODE_BASE, self._on_code, self._on_memory, 100_000)
         if fault is not None:
             self._report("END" if fault.endless else "MEM", fault.what, fault.pc)
         elif self._cpu.pc() == emu.STOP:
@@ -272,8 +284,13 @@ class TrampolineBench:
         self._check_ctx(number, step, values[self._abi.int_args[0]])
         if step.kind is Kind.FMOD_RET and step.returns:
             self._final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
-        narrow = step.kind is Kind.FMOD_RET
-        self._return(step.returns if narrow else _POISON)
+        returns = {Kind.FMOD_RET: step.returns, Kind.STRUCT_OPS: self._of_member()}
+        self._return(returns.get(step.kind, _POISON))
+
+    def _of_member(self) -> int:
+        """What a struct_ops program leaves in R0."""
+        low = self._given[:EIGHTBYTE]
+        return int.from_bytes(low, "little") | _POISON >> 8 * len(low) << 8 * len(low)
 
     def _check_ctx(self, number: int, step: Step, ctx: int) -> None:
         """What a program may rely on. TR-10 to TR-13."""
@@ -311,7 +328,7 @@ class TrampolineBench:
     def _check_ctx_result(self, who: str, step: Step, got: bytes, meta: int) -> None:
         """TR-10, TR-11: behind the arguments, not at their number."""
         before = step.kind is Kind.FMOD_RET or (step.kind is Kind.FSESSION and not meta >> 63)
-        if step.kind is Kind.FENTRY:
+        if step.kind in (Kind.FENTRY, Kind.STRUCT_OPS):
             return
         replaced = self._final is not self._given
         length = EIGHTBYTE if replaced or before else min(len(self._scenario.result), EIGHTBYTE)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from backends.trampoline import Kind, Target
+from backends.trampoline import TRACING, Kind, Target
 from backends.trampoline_bench import Scenario, Step
 from harness.isa.ctypes import ARM64, CVoid, IncompleteError, Param, size_of
 from harness.isa.proto import Proto, parse_proto
@@ -77,6 +77,8 @@ def call_of(seed: int, target: Target = Target.KERNEL) -> Scenario:
     """The call of one seed, which counts from 1."""
     if target is Target.BPF:
         return _bpf_call_of(seed)
+    if target is Target.STRUCT_OPS:
+        return _member_call_of(seed)
     number, kind = divmod(seed - 1, 2)
     if 0 <= number < len(_grid()):
         return scenario(proto_of(_grid()[number]), [Step((Kind.FENTRY, Kind.FEXIT)[kind])])
@@ -86,8 +88,19 @@ def call_of(seed: int, target: Target = Target.KERNEL) -> Scenario:
     if types and rng.random() < 0.05:
         types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
     result = rng.choice(RESULTS) if rng.random() < 0.3 else "u64"
-    steps = [Step(rng.choice(list(Kind))) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+    steps = [Step(rng.choice(TRACING)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
     return scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2)
+
+
+def _member_call_of(seed: int) -> Scenario:
+    """Random, of a member of a struct."""
+    rng = random.Random(f"struct_ops {seed}")
+    every = SCALARS if rng.random() < 0.3 else [*TYPES.values(), *SCALARS]
+    types = [rng.choice(every) for _ in range(rng.choice(range(13)))]
+    if types and rng.random() < 0.05:
+        types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
+    result = rng.choice((*RESULTS, "struct foo *")) if rng.random() < 0.3 else "u64"
+    return scenario(proto_of(types, result), [Step(Kind.STRUCT_OPS)], target=Target.STRUCT_OPS)
 
 
 NUMBERS: Final = ("u64", "u8", "s16", "int", "s64", "u32", "s8", "bool")
@@ -100,7 +113,7 @@ def _bpf_call_of(seed: int) -> Scenario:
     every = [*NUMBERS, "__int128"] if rng.random() < 0.7 else [*NUMBERS, *TYPES.values(), "float"]
     types = [rng.choice(every) for _ in range(rng.choice(range(7 if tail_call else 13)))]
     result = rng.choice(RESULTS) if rng.random() < 0.2 else "u64"
-    kinds = [kind for kind in Kind if kind is not Kind.FMOD_RET or rng.random() < 0.1]
+    kinds = [kind for kind in TRACING if kind is not Kind.FMOD_RET or rng.random() < 0.1]
     steps = [Step(rng.choice(kinds)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
     call = scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2, target=Target.BPF)
     return replace(call, tail_call=tail_call)

@@ -558,7 +558,7 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     trampolines.add_argument(
         "--target",
-        choices=("kernel", "bpf"),
+        choices=("kernel", "bpf", "struct_ops"),
         default="kernel",
         help="what is traced (default: functions of the kernel)",
     )

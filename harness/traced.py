@@ -9,9 +9,10 @@ from backends.checks import CHECKS
 from backends.decode import disassemble
 from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
-from backends.trampoline import Kind, Mode, RefusedError, Target, size
+from backends.trampoline import Kind, Mode, RefusedError, Target
 from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step, layout_of
 from backends.trampoline_bench import Outcome as TracedOutcome
+from backends.trampoline_plan import size
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
 from harness.isa.ctypes import ARM64, CInt, CPtr, CType, CVoid, IncompleteError, bare, leaves, size_of, type_text
@@ -69,6 +70,11 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
     flags = {key: bool(part.get(key, False)) for key in ("func_ip", "tail_call")}
     if flags["tail_call"] and target is not Target.BPF:
         notes.at(("trampoline", "tail_call"), "tail_call goes with target: bpf", key=True)
+    if target is Target.STRUCT_OPS and flags["func_ip"]:
+        notes.at(("trampoline", "func_ip"), "a struct_ops program traces no function", key=True)
+    kinds = [step.kind for step in steps]
+    if (kinds == [Kind.STRUCT_OPS]) != (target is Target.STRUCT_OPS) or Kind.STRUCT_OPS in kinds[1:]:
+        notes.at(("trampoline", "progs"), "progs: [struct_ops] goes with target: struct_ops", key=True)
     call = Scenario(proto, tuple(args), result, steps, target=target, **flags)
     places = {arch: dict(_places(notes, proto, arch, rows)) for arch, rows in expect.get("place", {}).items()}
     linux = {

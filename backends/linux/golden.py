@@ -13,8 +13,9 @@ from backends.base import Died, Job, Loaded, OwnFileError, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image, Symbol
 from backends.linux.ask import STATISTICS
-from backends.linux.attach import Made, Native, Request
+from backends.linux.attach import Made, Request
 from backends.linux.backend import Accepted, Reply
+from backends.linux.natives import Native
 from backends.trampoline import RefusedError, Target
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto

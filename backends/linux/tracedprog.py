@@ -46,21 +46,17 @@ def load(kernel: Kernel, proto: Proto, *, tail_call: bool) -> TracedProg:
     ids = [types.func(one, btf.STATIC if number else btf.GLOBAL) for number, one in enumerate(protos)]
     raw = b"".join(struct.pack("<BBhi", *row) for row in rows)
     info = btf.func_info(list(zip(starts, ids, strict=True)))
-    asked = bpf.Load("syscall", raw, 1, info, map_calls=(0,) if tail_call else ())
-    calls: list[Syscall] = [
-        bpf.prog_array() if tail_call else close(0),  # a place in the batch
-        bpf.btf_load(types.blob()),
-        bpf.prog_load(asked),
-        bpf.prog_info(2, len(rows)),
-        close(1),
-    ]
-    done = kernel.batch([*calls, close(0)] if tail_call else calls)
-    loaded = done[2]
+    asked = bpf.Load("syscall", raw, 0, info, map_calls=(1,) if tail_call else ())
+    calls: list[Syscall] = [bpf.btf_load(types.blob()), *([bpf.prog_array()] if tail_call else [])]
+    at = len(calls)
+    calls += [bpf.prog_load(asked), bpf.prog_info(at, len(rows)), *(close(call) for call in range(at))]
+    done = kernel.batch(calls)
+    loaded = done[at]
     if loaded.ret < 0:
         raise RefusedError("target", -loaded.ret, last_words(bpf.load_log(loaded)))
-    address, code = bpf.read_prog_info(done[3], len(rows)).funcs[1]
+    address, code = bpf.read_prog_info(done[at + 1], len(rows)).funcs[1]
     pad = len(_ENDBR) if kernel.arch == "x86_64" and code.startswith(_ENDBR) else 0
-    return TracedProg(loaded.ret, bpf.prog_id(done[3]), ids[1], address, address + pad + _PATCHED[kernel.arch])
+    return TracedProg(loaded.ret, bpf.prog_id(done[at + 1]), ids[1], address, address + pad + _PATCHED[kernel.arch])
 
 
 def _insns(proto: Proto, *, tail_call: bool) -> tuple[list[Row], list[int]]:

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from backends.base import Died, Unsupported
 from backends.decode import disassemble
-from backends.linux.attach import Made, MoveError, Native, Request, moved, uses_of
+from backends.linux.attach import Made, Request
+from backends.linux.natives import MoveError, Native, moved, uses_of
 from backends.tracing import MAKERS, PLANS
 from backends.trampoline import Attached, Mode, Program, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places

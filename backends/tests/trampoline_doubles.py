@@ -6,8 +6,9 @@ from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.arm64 import encode as a64
 from backends.arm64 import trampoline as arm64
 from backends.arm64.encode import SP
-from backends.arm64.trampoline import FP, TMP, Arm64Trampoline
-from backends.trampoline import Attached, Frame, Places, Plan, Slot, full_plan
+from backends.arm64.trampoline import FP, KEPT, TMP, Arm64Trampoline
+from backends.trampoline import Attached, Frame, Places, Plan, Slot
+from backends.trampoline_plan import full_plan
 from backends.x86_64 import trampoline as x86_64
 from backends.x86_64.encode import Gpr
 from backends.x86_64.trampoline import X8664Trampoline
@@ -269,6 +270,42 @@ class X86TailCallLost(X8664Trampoline):
 
     def restore_tail_call(self) -> None:
         pass
+
+
+class Arm64MemberAsTraced(Arm64Trampoline):
+    """TB-10: a member's stack arguments are looked for behind two frame records."""
+
+    def incoming(self) -> int:
+        return 32
+
+
+class X86MemberAsTraced(X8664Trampoline):
+    """TB-10: behind two return addresses."""
+
+    def incoming(self) -> int:
+        return 24
+
+
+class X86MemberUnmarked(X8664Trampoline):
+    """What is called through a pointer has no landing pad."""
+
+    def landing_pad(self) -> bytes:
+        return b""
+
+
+class Arm64MemberReturnsTwice(Arm64Trampoline):
+    """A frame record that a member does not have is taken from the stack at the end."""
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.words[-1:] = [a64.ldp_pop(FP, KEPT, SP, 16), a64.ret_r(KEPT)]
+
+
+class X86MemberResultLost(X8664Trampoline):
+    """The program's result is the last hook's."""
+
+    def make_frame(self) -> Frame:
+        return replace(super().make_frame(), result=None)
 
 
 class X86ResultNotGiven(X8664Trampoline):

@@ -6,20 +6,18 @@ from typing import Final
 from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.trampoline import (
     MAX_ARGS,
-    Assumed,
     Attached,
     Frame,
     Kind,
     Mode,
-    Placement,
     Places,
     Plan,
     Program,
     Target,
-    check_target,
+    gives_result,
     meta_of,
-    plan_of,
 )  # fmt: skip
+from backends.trampoline_plan import Assumed, Placement, check_target, plan_of
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
@@ -86,8 +84,8 @@ class X8664Trampoline:
     def make_frame(self) -> Frame:
         """Offsets from RBP. TR-50."""
         calls = self.attached.calls_original
-        at = -EIGHTBYTE if calls else 0
-        result = at if calls else None
+        at = -EIGHTBYTE if gives_result(self.plan, self.attached) else 0
+        result = at or None
         ctx = at = at - EIGHTBYTE * len(self.plan.slots)
         at -= EIGHTBYTE  # the meta word
         func_ip = None
@@ -123,6 +121,8 @@ class X8664Trampoline:
 
     def _write(self) -> None:
         frame, calls = self.frame, self.attached.calls_original
+        if self.is_called():
+            self._emit(self.landing_pad())
         self._emit(x86.push_r(Gpr.RBP), lower.mov(Gpr.RBP, Gpr.RSP), self._sub_rsp(frame.size))
         if frame.tail_call is not None:
             self._emit(x86.push_r(Gpr.RAX)) if self.pushes_tail_call() else self._store(frame.tail_call, Gpr.RAX)
@@ -153,7 +153,7 @@ class X8664Trampoline:
             self._program(program, returning=True)
         if calls:
             self._image_hook("__bpf_tramp_exit")
-        else:
+        elif not self.is_called():
             self.restore_registers()
             self.restore_tail_call()
         if frame.result is not None:
@@ -214,7 +214,17 @@ class X8664Trampoline:
 
     def incoming(self) -> int:
         """From RBP to the caller's stack arguments. TR-25."""
+        if self.is_called():
+            return 16 if self.plan.exact else 24  # TB-10
         return 16 if entered_by_jump(self.attached) else 24
+
+    def is_called(self) -> bool:
+        """Whether the trampoline is a function itself, called through a pointer, and not entered from one."""
+        return self.plan.target is Target.STRUCT_OPS
+
+    def landing_pad(self) -> bytes:
+        """For a kernel with CONFIG_X86_KERNEL_IBT."""
+        return x86.endbr64()
 
     def restore_registers(self) -> None:
         """Argument registers as they were."""
@@ -251,8 +261,8 @@ class X8664Trampoline:
         skip = len(self.code)
         self._emit(bytes(2), x86.lea_rm(Gpr.RDI, Mem(Gpr.RBP, frame.ctx)))
         self._call(program.address)
-        if program.kind is Kind.FMOD_RET:
-            self._store(frame.result or 0, Gpr.RAX)
+        if program.kind in (Kind.FMOD_RET, Kind.STRUCT_OPS) and frame.result is not None:
+            self._store(frame.result, Gpr.RAX)
         self.code[skip : skip + 2] = x86.jcc_short(Cond.E, len(self.code) - skip - 2)
         self._emit(lower.mov_const(Gpr.RDI, program.object), lower.mov(Gpr.RSI, Gpr.RBX), x86.lea_rm(Gpr.RDX, run))
         self._call(hooks["__bpf_prog_exit"])

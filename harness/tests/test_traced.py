@@ -51,9 +51,13 @@ WRONG = {
     ("args: [1, [2, 3]]", "args: [1, [256, 3]]"): "does not hold 256",
     ("args: [1, [2, 3]]", 'args: [1, "0102"]'): "expected 8 bytes of struct",
     ("returns: 5", "returns: 5\n    tail_call: true"): "tail_call goes with target: bpf",
-    ("returns: 5", "returns: 5\n    target: module"): "expected one of kernel, bpf",
+    ("returns: 5", "returns: 5\n    target: module"): "expected one of kernel, bpf, struct_ops",
+    ("returns: 5", "returns: 5\n    target: struct_ops"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[struct_ops]"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[fentry, struct_ops]"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[struct_ops]\n    target: struct_ops\n    func_ip: true"): "a struct_ops program traces no function",
     ("returns: 5", "returns: 0x10000000000000000"): "does not hold 18446744073709551616",
-    ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, found 'fentri'",
+    ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, struct_ops, found 'fentri'",
     ("{arm64: {d: x1}", "{arm64: {e: x1}"): "f has no parameter 'e' (parameters: a, d)",
     ("  expect:", "  prog: {main: exit}\n  expect:"): "expected one of prog, elf and trampoline, found prog and trampoline",
     ("  expect:", "  needs: [kfuncs]\n  expect:"): "needs goes with prog",
@@ -263,8 +267,9 @@ def test_a_sweep_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     assert "seeds 1-8, 0 differences" in out
 
 
-def test_a_sweep_of_bpf_functions(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["trampoline-sweep", "1-40", "--target", "bpf"]) == 0
+@pytest.mark.parametrize("target", ["bpf", "struct_ops"])
+def test_a_sweep_of_other_targets(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trampoline-sweep", "1-40", "--target", target]) == 0
     assert "seeds 1-40, 0 differences" in capsys.readouterr().out
 
 
