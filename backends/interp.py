@@ -39,7 +39,7 @@ MAX_STEPS: Final = 1_000_000
 STACK_BASE: Final = 0x7E57_0000_0000  # far from every constant that cases use
 FRAME_STRIDE: Final = 0x1000  # so that one frame's overflow is not another's data
 FRAME_BYTES: Final = 512
-MAX_FRAMES: Final = 32
+MAX_FRAMES: Final = 8 * (MAX_TAIL_CALLS + 1)  # a tail call in a subprog leaves its callers, up to 7, where they are
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
 
 
