@@ -146,8 +146,12 @@ def _chunk(first: int, last: int, names: Sequence[str]) -> Swept:
     return sweep_some(first, last, make_backends(names))
 
 
-def _parts(first: int, last: int, names: Sequence[str], jobs: int) -> Iterator[Swept]:
+def _parts(first: int, last: int, backends: Sequence[Backend], jobs: int) -> Iterator[Swept]:
     parts = [(at, min(at + CHUNK - 1, last)) for at in range(first, last + 1, CHUNK)]
+    if jobs == 1 or len(parts) == 1:
+        yield from (sweep_some(*part, backends) for part in parts)
+        return
+    names = [backend.name for backend in backends]
     with ProcessPoolExecutor(max_workers=jobs) as pool:
         waiting = [pool.submit(_chunk, *part, names) for part in parts]
         try:
@@ -160,13 +164,10 @@ def tail_sweep(first: int, last: int, backends: Sequence[Backend], jobs: int | N
     """Whether nothing differs. Kernels are asked in this process; the other engines run in `jobs` of them."""
     started, total = time.perf_counter(), Swept()
     jobs = 1 if any(isinstance(backend, Referee) for backend in backends) else jobs or os.cpu_count() or 1
-    if jobs == 1 or last - first < CHUNK:
-        total = sweep_some(first, last, backends)
-    else:
-        for swept in _parts(first, last, [backend.name for backend in backends], jobs):
-            total.add(swept)
-    for text in total.wrong[:MAX_SHOWN]:
-        say(text)
+    for swept in _parts(first, last, backends, jobs):
+        for text in swept.wrong[: max(MAX_SHOWN - len(total.wrong), 0)]:
+            say(text)
+        total.add(swept)
     if len(total.wrong) > MAX_SHOWN:
         say(f"... and {len(total.wrong) - MAX_SHOWN} more")
     for line in total.judges:

@@ -133,7 +133,7 @@ def broken_arm64(tails: type[arm64.TailCalls]) -> NativeBackend:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_lowering_is_found(backend: NativeBackend, check: str) -> None:
-    wrong = sweep_some(1, 60, [backend]).wrong
+    wrong = sweep_some(1, 45, [backend]).wrong
     assert any(f"  expect  {check}:" in text for text in wrong), wrong[:1]
     assert "again   callconv tail-sweep" in wrong[0]
 
