@@ -75,6 +75,15 @@ class Placed:
     steps: tuple[Step, ...]
     by_reference: bool = False
 
+    def eightbyte(self, at: int) -> Location | None:
+        """Where the eightbyte from byte `at` on is; None for padding that is not passed."""
+        for piece in self.pieces:
+            if isinstance(piece.where, OnStack) and 0 <= at - piece.at < max(piece.size, 1):
+                return OnStack(piece.where.off + at - piece.at, piece.where.sp)
+            if isinstance(piece.where, InReg) and at == piece.at:
+                return piece.where
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

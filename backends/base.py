@@ -112,9 +112,10 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """The back end says that it cannot run this program, and why."""
+    """The back end says that it cannot run this program, and why. `told`: the case itself says so, so that none is missing."""
 
     reason: str
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ class Job:
         tuple[int, Update], ...
     ] = ()  # updates while the n-th call of a helper or kfunc goes on, counted from 0
     verbose: bool = False  # a log that tells every insn, from a back end that has one
+    since: str = ""  # the first Linux that has what the program needs
 
     def body(self, name: str) -> Body:
         """The kfunc of this name."""

@@ -7,6 +7,7 @@ from typing import Final
 from harness.isa.ctypes import CInt, CType
 from harness.isa.opcodes import MASK64, signed
 from harness.isa.proto import Proto
+from harness.isa.slots import is_pair, slots_of
 
 # Fixed, so that every engine gives one answer; all bits in use, so that a lost half shows.
 HELPER_RESULTS: Final[Mapping[str, int]] = {
@@ -20,7 +21,7 @@ HELPER_RESULTS: Final[Mapping[str, int]] = {
 class Body:
     """A function outside the program: its prototype, and what it returns.
 
-    `returns` is an integer, `sum` (of all arguments, each by its type), or the name of the parameter it gives back.
+    `returns` is an integer, `sum` (of all arguments, each slot by its type), or the name of the parameter it gives back.
     """
 
     proto: Proto
@@ -36,10 +37,13 @@ def as_type(value: int, ctype: CType) -> int:
 
 
 def result_of(body: Body, args: Sequence[int]) -> int:
-    """The result, unsigned 64 bits, for arguments already seen by their types."""
-    if isinstance(body.returns, int):
-        return body.returns & MASK64
+    """The result, unsigned, 64 bits or a pair's 128, for slots already seen by their types."""
     if body.returns == "sum":
         return sum(args) & MASK64
-    names = [param.name for param in body.proto.params]
-    return args[names.index(body.returns)] & MASK64
+    if isinstance(body.returns, int):
+        value = body.returns
+    else:
+        params = [body.proto.params[slot.param].name for slot in slots_of(body.proto)]
+        halves = [arg & MASK64 for name, arg in zip(params, args, strict=True) if name == body.returns]
+        value = sum(half << 64 * at for at, half in enumerate(halves))
+    return value & ((1 << 128) - 1 if is_pair(body.proto.result) else MASK64)

@@ -16,9 +16,10 @@ from backends.native import Bench, addresses_of
 from backends.plugin_answer import Fields, image_of
 from backends.plugin_process import PluginError, Process, SilentError, brief
 from harness.isa.calls import HELPERS
-from harness.isa.ctypes import POINTER_BYTES, CInt, CPtr, CStruct, CType, CVoid, bpf_type
+from harness.isa.ctypes import POINTER_BYTES, CInt, CPtr, CStruct, CType, CVoid, bpf_type, type_text
 from harness.isa.insn import Prog
 from harness.isa.proto import Proto
+from harness.isa.slots import value_bytes
 from harness.isa.verified import Verified
 
 PROTOCOL: Final = 1
@@ -37,8 +38,9 @@ def _type(ctype: CType) -> dict[str, object]:
             return {"kind": "int", "text": name, "size": size, "signed": signed}
         case CPtr(to, ctx):
             return {"kind": "pointer", "size": POINTER_BYTES, "to": _type(to), "ctx": ctx}
-        case CStruct(name):
-            return {"kind": "struct", "text": f"struct {name}"}
+        case CStruct() as struct:
+            known = value_bytes(struct)
+            return {"kind": struct.keyword, "text": type_text(ctype), **({} if known is None else {"size": known})}
         case CVoid():
             return {"kind": "void", "text": "void"}
         case _:

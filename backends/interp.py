@@ -34,12 +34,13 @@ from harness.isa.insn import (
 )  # fmt: skip
 from harness.isa.maps import MAX_TAIL_CALLS
 from harness.isa.proto import Proto
+from harness.isa.slots import callee_slots, is_pair, slots_of
 
 MAX_STEPS: Final = 1_000_000
 STACK_BASE: Final = 0x7E57_0000_0000  # far from every constant that cases use
 FRAME_STRIDE: Final = 0x1000  # so that one frame's overflow is not another's data
 FRAME_BYTES: Final = 512
-MAX_FRAMES: Final = 8 * (MAX_TAIL_CALLS + 1)  # a tail call in a subprog leaves its callers, up to 7, where they are
+MAX_FRAMES: Final = 16 * (MAX_TAIL_CALLS + 1)  # a program's, times the programs that tail calls from subprogs put on one stack
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
 
 
@@ -59,6 +60,7 @@ class _Frame:
     return_to: int
     regs: list[int | None]
     incoming: list[int | None]
+    pair: bool = False  # its result is in R0 and R2
     outgoing: list[int | None] = field(default_factory=lambda: [None] * op.MAX_STACK_ARGS)
     memory: bytearray = field(default_factory=lambda: bytearray(b"\xa5" * FRAME_BYTES))
 
@@ -119,7 +121,7 @@ class _Machine:
                     if len(self.frames) == 1:
                         return self._read(0)
                     done = self.frames.pop()
-                    self._clobber(done.regs[0])
+                    self._clobber(done.regs[0], done.regs[2] if done.pair else None)
                     self.pc = done.return_to
                 case typed:
                     self._step(typed)
@@ -247,8 +249,8 @@ class _Machine:
             return address - values_of(index), self.values[index]
         raise _FaultError("MEM", f"{size} bytes at {address:#x} are neither context nor a live frame nor a map's value")
 
-    def _clobber(self, result: int | None) -> None:
-        self.top.regs[:6] = [result, None, None, None, None, None]
+    def _clobber(self, result: int | None, high: int | None = None) -> None:
+        self.top.regs[:6] = [result, None, high, None, None, None]
         self.top.outgoing = [None] * op.MAX_STACK_ARGS
 
     def _tail_call(self, following: int) -> int:
@@ -292,10 +294,10 @@ class _Machine:
 
     def _args(self, proto: Proto) -> list[int]:
         values: list[int] = []
-        for index, param in enumerate(proto.params):
+        for index, slot in enumerate(slots_of(proto)):
             value = self._arg(index) if index < op.MAX_ARGS else None
             if value is None:
-                raise _FaultError("ABI-ARG", f"argument {index + 1} `{param.name}` of {proto.name} was never set")
+                raise _FaultError("ABI-ARG", f"argument {index + 1} `{slot.name}` of {proto.name} was never set")
             values.append(value)
         return values
 
@@ -306,8 +308,9 @@ class _Machine:
         args = self._args(proto)
         self.calls.append(Call(self.pc, proto.name, False, tuple(normalise(value) for value in args)))
         self._note_helper()
-        seen = [as_type(value, param.type) for value, param in zip(args, proto.params, strict=True)]
-        self._clobber(result_of(self.job.body(proto.name), seen))
+        seen = [as_type(value, slot.type) for value, slot in zip(args, slots_of(proto), strict=True)]
+        result = result_of(self.job.body(proto.name), seen)
+        self._clobber(result & op.MASK64, result >> 64 if is_pair(proto.result) else None)
 
     def _enter(self, target: int) -> int:
         """Pushes the callee's frame; gives the insn to go on at."""
@@ -319,11 +322,12 @@ class _Machine:
             read = args_read(self.job.prog, index)
             values = [self._arg(i) if i + 1 in read else None for i in range(op.MAX_REG_ARGS)]
         else:
-            count = len(subprog.proto.params)
+            count = len(callee_slots(subprog.proto))
             values = [self._arg(i) for i in range(min(count, op.MAX_ARGS))]
         self.calls.append(Call(self.pc, subprog.name, True, tuple(v if v is None else normalise(v) for v in values)))
         regs = [None, *self.top.regs[1:6], None, None, None, None, _fp_of(self.activations)]
-        self.frames.append(_Frame(self.activations, self.pc + 1, regs, self.top.outgoing))
+        pair = subprog.proto is not None and is_pair(subprog.proto.result)
+        self.frames.append(_Frame(self.activations, self.pc + 1, regs, self.top.outgoing, pair))
         self.activations += 1
         return target
 

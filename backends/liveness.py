@@ -24,6 +24,7 @@ from harness.isa.insn import (
     Swap,
 )  # fmt: skip
 from harness.isa.opcodes import CMPXCHG, MOV, MOVSX
+from harness.isa.slots import callee_slots, is_pair, slots_of
 
 _SCRATCH = frozenset(range(1, 6))
 
@@ -60,14 +61,15 @@ def _reads_writes(prog: Prog, index: int, typed: Op) -> tuple[frozenset[int], fr
             return frozenset(range(1, 1 + len(helper.proto.params) if helper else 1)), _SCRATCH | {0}
         case CallKfunc():
             kfunc = prog.kfunc(typed.btf_id)
-            return frozenset(range(1, 1 + min(5, len(kfunc.params) if kfunc else 0))), _SCRATCH | {0}
+            return frozenset(range(1, 1 + min(5, len(slots_of(kfunc)) if kfunc else 0))), _SCRATCH | {0}
         case CallSubprog():
             callee = prog.subprog_at(index + 1 + typed.off)
             proto = prog.subprogs[callee].proto if callee is not None else None
             # Without a prototype the callee's own needs would have to be followed: claim none, so that none is accused.
-            return frozenset(range(1, 1 + min(5, len(proto.params)))) if proto else frozenset(), _SCRATCH | {0}
+            return frozenset(range(1, 1 + min(5, len(callee_slots(proto))))) if proto else frozenset(), _SCRATCH | {0}
         case Exit():
-            return frozenset({0}), frozenset()
+            proto = prog.subprogs[prog.subprog_of(index)].proto
+            return frozenset({0, 2} if proto is not None and is_pair(proto.result) else {0}), frozenset()
         case _:
             return frozenset(), frozenset()
 

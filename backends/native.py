@@ -13,6 +13,7 @@ from backends.image import Addresses, CompileError, Compiler, Image, Symbol
 from backends.interp import FEATURES
 from backends.maps import resolved
 from backends.probe import BELOW_SP, Probe, landings
+from backends.progs import NativeProgs
 from harness.isa.calls import HELPERS
 from harness.isa.verified import Verified
 
@@ -47,10 +48,10 @@ class NativeBackend:
 
     makes_trampolines = True
 
-    def __init__(self, name: str, compiler: Compiler) -> None:
+    def __init__(self, name: str, compiler: Compiler, progs: type[NativeProgs] = NativeProgs) -> None:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
-        self._bench = Bench()
+        self._bench = Bench(progs)
 
     @cached_property
     def tracer(self) -> "Tracer":
@@ -72,8 +73,8 @@ class NativeBackend:
 class Bench:
     """An emulated CPU with its probe. The engine is made at the first run and reused; all images are of one architecture."""
 
-    def __init__(self, make_probe: type[Probe] = Probe) -> None:
-        self._make_probe = make_probe
+    def __init__(self, progs: type[NativeProgs] = NativeProgs, make_probe: type[Probe] = Probe) -> None:
+        self._progs, self._make_probe = progs, make_probe
         self._parts: tuple[emu.Emulator, Probe] | None = None
 
     @property
@@ -94,7 +95,7 @@ class Bench:
     def _judge(self, job: Job, image: Image, pads: dict[int, str]) -> Ran:
         if self._parts is None:
             cpu = emu.Emulator(image.arch)
-            self._parts = cpu, self._make_probe(cpu, *ARCHES[image.arch])
+            self._parts = cpu, self._make_probe(cpu, *ARCHES[image.arch], self._progs)
         cpu, probe = self._parts
         decoded = decode_image(image)
         entry = next(s for s in image.symbols if s.subprog == job.prog.mains[job.entry])

@@ -1,6 +1,6 @@
 """Watches one native run against the ABI document: every call, every return, every access to stack and context."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
@@ -15,10 +15,11 @@ from backends.image import Image, Symbol
 from backends.maps import MAP_HELPERS, MAPS_BASE, MapStore
 from backends.progs import NativeProgs
 from harness.isa.calls import HELPERS_BY_NAME
-from harness.isa.ctypes import CInt
+from harness.isa.ctypes import CInt, CVoid
 from harness.isa.maps import MAX_TAIL_CALLS
 from harness.isa.opcodes import MASK64
 from harness.isa.proto import Proto
+from harness.isa.slots import Slot, as_bpf, callee_slots, is_pair, slots_of, value_bytes
 
 MAX_VIOLATIONS: Final = 16
 RED_BYTES: Final = 256  # below SP, overwritten at every intercepted call as an interrupt would
@@ -43,6 +44,7 @@ class _Activation:
     return_to: int
     kept: list[int]  # callee-saved registers at entry
     incoming_bytes: int
+    pair: bool  # its result is in R0 and R2
     fp: int | None = None  # R10, once a pointer to this frame was seen
     landed: bool = False  # it is past the point where tail calls land
 
@@ -50,7 +52,14 @@ class _Activation:
 class Probe:
     """The checks of one architecture. One Probe serves many runs; `begin` starts each."""
 
-    def __init__(self, cpu: emu.Emulator, abi: Abi, layout: Callable[[Proto], Layout]) -> None:
+    def __init__(
+        self,
+        cpu: emu.Emulator,
+        abi: Abi,
+        layout: Callable[[Proto], Layout],
+        make_progs: type[NativeProgs] = NativeProgs,
+    ) -> None:
+        self.make_progs = make_progs
         self._cpu, self._abi = cpu, abi
         self._layout = lru_cache(maxsize=1024)(layout)  # asked several times at each call
         self._platform = PLATFORM_REG[abi.arch]
@@ -66,6 +75,7 @@ class Probe:
         self._poison = dict(zip(scratch, poison, strict=True))
         self._every_scratch = cpu.regs(scratch)
         self._result = cpu.regs([abi.result])
+        self._high = cpu.regs([abi.int_args[1]])  # R2, with the high half of a BPF function's result
         self._sp_pc = cpu.regs([abi.sp, "pc" if abi.arch == "arm64" else "rip"])
 
     def begin(
@@ -77,8 +87,7 @@ class Probe:
         self._scratch = self._every_scratch if spoils is None else self._cpu.regs(chosen)
         self._scratch_poison = [self._poison[reg] for reg in chosen]
         self._job, self._image, self._decoded, self._pads = job, image, decoded, pads
-        tails = any(map_.has_progs for map_ in job.prog.maps)
-        self.progs = NativeProgs(job.prog.maps, image, self._cpu) if tails else None
+        self.progs = self.make_progs(job.prog.maps, image, self._cpu) if job.prog.tail_calls else None
         self.maps = MapStore(job.prog.maps, self._cpu, self.progs)
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols}
         self._landings = {image.base + offset: symbol for offset, symbol in landings(image).items()}
@@ -183,9 +192,10 @@ class Probe:
 
     def _push(self, symbol: Symbol, return_to: int, proto: Proto | None) -> None:
         values = self._all.read()
-        incoming = self._layout(proto).stack_bytes if proto else 0
+        incoming = self._layout(as_bpf(proto)).stack_bytes if proto else 0
         number = len(self._activations)
-        activation = _Activation(number, symbol, values[0], return_to, values[self._kept_at], incoming)
+        pair = proto is not None and is_pair(proto.result)
+        activation = _Activation(number, symbol, values[0], return_to, values[self._kept_at], incoming, pair)
         self._stack.append(activation)
         self._activations.append(activation)
 
@@ -215,7 +225,7 @@ class Probe:
         result = result_of(body, seen) if body else self._help(name, seen, return_to - 1)
         self._redden(values[self._abi.sp])
         self._spoil(values[self._abi.sp] + self._abi.return_address_bytes, self._layout(proto).stack_bytes)
-        self._result.write([self._dirty(result, proto)])
+        self._give(result, proto)
 
     # --- TAIL-JUMP, TAIL-FRAME and TAIL-COUNT where a tail call lands
 
@@ -237,7 +247,9 @@ class Probe:
         self._made.append(expected)
         self.tail_calls += 1
         self._check_landing(symbol, values, expected)
-        following = _Activation(len(self._activations), symbol, top.entry_sp, top.return_to, top.kept, 0, landed=True)
+        following = _Activation(
+            len(self._activations), symbol, top.entry_sp, top.return_to, top.kept, 0, pair=False, landed=True
+        )
         self._stack[-1] = following
         self._activations.append(following)
         self._redden(values[self._abi.sp])
@@ -290,11 +302,16 @@ class Probe:
             self.report("MEM", f"{name}: {args[0]:#x} is no map", pc)
         return result or 0
 
-    def _dirty(self, result: int, proto: Proto) -> int:
-        """A result with the bits above its type unspecified, as the ABI leaves them."""
-        size = proto.result.size if isinstance(proto.result, CInt) and self._spoiled(UPPER_BITS) else 8
+    def _give(self, result: int, proto: Proto) -> None:
+        """A result in its registers, with the bits above its type unspecified, as the ABI leaves them."""
+        size = (value_bytes(proto.result) or 8) if not isinstance(proto.result, CVoid) else 8
+        size = size if self._spoiled(UPPER_BITS) else max(size, 8)
         mask = (1 << size * 8) - 1
-        return result & mask | _POISON & ~mask & MASK64
+        whole = result & mask | (_POISON << 64 | _POISON) & ~mask
+        self._result.write([whole & MASK64])
+        placed = self._layout(proto).result if size > 8 else None
+        if placed is not None and isinstance(where := placed.eightbyte(8), InReg):
+            self._cpu.regs([where.reg]).write([whole >> 64 & MASK64])
 
     def _spoiled(self, what: str) -> bool:
         return self._spoils is None or what in self._spoils
@@ -333,7 +350,7 @@ class Probe:
             wanted = f"a call of {expected.callee}" if expected else "no further call"
             self.report("ABI-ARG", f"call {number + 1} is of {name}; the program makes {wanted} here", pc, insn)
             self._cpu.stop()
-            return [0] * len(proto.params if proto else ())
+            return [0] * len(slots_of(proto) if proto else ())
         self._made.append(expected)
         if proto is None:
             self._check_registers(expected, values, pc)
@@ -342,29 +359,45 @@ class Probe:
 
     def _check_args(self, expected: Call, proto: Proto, values: dict[str, int], sp: int, pc: int) -> list[int]:
         seen: list[int] = []
-        by_hand = {
-            place.param: place.where
-            for place in self._job.places
-            if place.callee == expected.callee and place.arch == self._abi.arch
-        }
-        rows = zip(self._layout(proto).args, proto.params, expected.args, strict=True)
-        for number, (placed, param, want) in enumerate(rows, 1):
-            (piece,) = placed.pieces  # nothing that BPF passes has more
-            raw = self._fetch(piece.where, values, sp)
-            seen.append(as_type(raw, param.type))
+        # BPF functions keep to BPF's own places, C functions to their ABI's.
+        slots = callee_slots(proto) if expected.is_subprog else slots_of(proto)
+        places = self._places(proto, is_subprog=expected.is_subprog)
+        for number, (where, slot, want) in enumerate(zip(places, slots, expected.args, strict=True), 1):
+            if where is None:
+                seen.append(want if isinstance(want, int) else 0)
+                continue
+            raw = self._fetch(where, values, sp)
+            seen.append(as_type(raw, slot.type))
             # A BPF subprog takes all 64 bits of a register, whatever its prototype says; a C function only its type's.
             # One that the program never set (compilers leave out what a static function does not read) may be anything.
             same = want is None or (
-                self._same(raw, want) if expected.is_subprog else self._same(seen[-1], _typed(want, param.type))
+                self._same(raw, want) if expected.is_subprog else self._same(seen[-1], _typed(want, slot.type))
             )
             if not same:
-                text = f"{expected.callee}: argument {number} `{param.name}` at {piece.where} is {raw:#x}, not {_show(want)}"
+                text = f"{expected.callee}: argument {number} `{slot.name}` at {where} is {raw:#x}, not {_show(want)}"
                 self.report("ABI-ARG", text, pc, expected.insn)
-            hand = by_hand.get(param.name)
-            if hand is not None and hand != str(piece.where):
-                text = f"{expected.callee}: `{param.name}` is at {piece.where}; the case says {hand}"
-                self.report("ABI-ARG", text, pc, expected.insn)
+        self._check_places(expected, proto, slots, places, pc)
         return seen
+
+    def _places(self, proto: Proto, *, is_subprog: bool) -> list[Location | None]:
+        """Where each slot of a call is; None for padding that C does not pass."""
+        if is_subprog:
+            return [placed.eightbyte(0) for placed in self._layout(as_bpf(proto)).args]
+        args = self._layout(proto).args
+        return [args[slot.param].eightbyte(8 * slot.half) for slot in slots_of(proto)]
+
+    def _check_places(
+        self, expected: Call, proto: Proto, slots: Sequence[Slot], places: Sequence[Location | None], pc: int
+    ) -> None:
+        """Against the places that the case types by hand."""
+        for place in self._job.places:
+            if place.callee != expected.callee or place.arch != self._abi.arch:
+                continue
+            rows = zip(slots, places, strict=True)
+            found = ", ".join(str(where) for slot, where in rows if proto.params[slot.param].name == place.param)
+            if found != place.where:
+                text = f"{expected.callee}: `{place.param}` is at {found}; the case says {place.where}"
+                self.report("ABI-ARG", text, pc, expected.insn)
 
     def _check_registers(self, expected: Call, values: dict[str, int], pc: int | None) -> None:
         for number, want in enumerate(expected.args):
@@ -418,8 +451,11 @@ class Probe:
                 text = f"{done.symbol.name} returns with {reg} = {now:#x}; it was {was:#x} at entry"
                 self._report_saved(text, pc, done)
         if self._stack:
+            high = self._high.read()
             self._spoil(want_sp, done.incoming_bytes)
             self._redden(values[0])
+            if done.pair:
+                self._high.write(high)
 
     def _report_saved(self, text: str, pc: int | None, done: _Activation) -> None:
         insn = self.origin(pc - self._image.base) if pc is not None else None
@@ -548,6 +584,6 @@ def _show(want: Value | None) -> str:
 def landings(image: Image) -> dict[int, Symbol]:
     """Where tail calls land, by offset from the image's base: in the main prog of each program, if there are prog arrays."""
     prog = image.source.prog
-    if not any(map_.has_progs for map_ in prog.maps):
+    if not prog.tail_calls:
         return {}
     return {symbol.offset + image.landing: symbol for symbol in image.symbols if symbol.subprog in prog.mains}

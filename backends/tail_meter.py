@@ -66,7 +66,7 @@ class TailMeter(Probe):
 def measure(compiler: Compiler, job: Job) -> tuple[Ran, list[Access]]:
     """One run of a program, which must be right, and what its tail calls accessed. Raises CompileError."""
     assert job.verified is not None
-    bench = Bench(TailMeter)
+    bench = Bench(make_probe=TailMeter)
     outcome = bench.judge(job, native_code(compiler, job.verified, job))
     probe = bench.probe
     assert isinstance(outcome, Ran)

@@ -51,6 +51,7 @@ class Case:
     traced: "TracedCase | None" = None  # a trampoline instead of a program
     section: str = ""  # of an object's program
     scenes: "tuple[Scene, ...]" = ()  # of programs that tail call each other
+    since: str = ""  # the first Linux that it is about
 
     @property
     def id(self) -> str:
@@ -255,6 +256,7 @@ class _Builder:
             expect=expect,
             sources=sources,
             traced=traced,
+            since=data.get("since", ""),
         )
 
     def _graph(self) -> Case | None:
@@ -352,7 +354,7 @@ class _Builder:
         """A call of a traced function."""
         from harness.traced import build_traced  # brings the emulator, which other cases can do without
 
-        for key in ("ctx", "kfuncs", "maps", "needs"):
+        for key in ("ctx", "kfuncs", "maps", "needs", "since"):
             if key in self.data:
                 self.notes.at((key,), f"{key} goes with prog", key=True)
         for key in ("calls", "memory", "maps", "at"):

@@ -7,7 +7,6 @@ from typing import Final, assert_never
 
 from backends.base import (
     Answered,
-    Call,
     Died,
     Difference,
     Entries,
@@ -17,6 +16,7 @@ from backends.base import (
     Refused,
     StackRef,
     Unsupported,
+    Value,
 )
 from backends.calls import as_type
 from backends.checks import CHECKS
@@ -24,7 +24,7 @@ from harness.case import Case, Expect
 from harness.isa.ctypes import CInt
 from harness.isa.disasm import insn_text
 from harness.isa.insn import Prog
-from harness.isa.proto import Proto
+from harness.isa.slots import callee_slots, slots_of
 from verifier.verdict import Accepted, Rejected, Verdict
 
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
@@ -218,8 +218,8 @@ def _values(case: Case, outcome: Ran) -> list[Mismatch]:
         found.append(Mismatch("memory", f"memory = {expect.memory.hex(' ')}", f"memory = {outcome.memory.hex(' ')}"))
     found += _map_mismatches(case, outcome.maps)
     if expect.calls is not None:
-        wanted = [f"{call.callee}({', '.join(map(_number, call.args))})" for call in expect.calls]
-        got = [text for call in outcome.calls if (text := _typed_call(case, call))]
+        wanted = [text for call in expect.calls if (text := _typed_call(case, call.callee, call.args))]
+        got = [text for call in outcome.calls if (text := _typed_call(case, call.callee, call.args))]
         if got != wanted:
             found.append(Mismatch("calls", "calls = " + "; ".join(wanted), "calls = " + "; ".join(got)))
     return found
@@ -231,23 +231,20 @@ def _number(value: int | None) -> str:
     return str(value) if -4096 < value < 4096 else f"{value:#x}"
 
 
-def _typed_call(case: Case, call: Call) -> str | None:
+def _typed_call(case: Case, callee: str, args: Sequence[Value | None]) -> str | None:
     """A call to something with a prototype, its arguments as their types see them; None for any other call."""
-    proto = _proto_of(case, call.callee)
-    if proto is None:
+    protos = {s.proto.name: callee_slots(s.proto) for s in case.assembled.prog.subprogs if s.proto is not None}
+    slots = protos.get(callee) or next((slots_of(k.proto) for k in case.kfuncs if k.proto.name == callee), None)
+    if slots is None and callee not in protos:
         return None
     shown: list[str] = []
-    for value, param in zip(call.args, proto.params, strict=False):
-        if isinstance(value, int) and isinstance(param.type, CInt):
-            shown.append(_number(as_type(value, param.type)))
+    for value, slot in zip(args, slots or (), strict=False):
+        if isinstance(value, int) and isinstance(slot.type, CInt):
+            text = _number(as_type(value, slot.type))
         else:
-            shown.append(str(value) if isinstance(value, StackRef) else _number(value))
-    return f"{call.callee}({', '.join(shown)})"
-
-
-def _proto_of(case: Case, callee: str) -> Proto | None:
-    protos = [s.proto for s in case.assembled.prog.subprogs] + [k.proto for k in case.kfuncs]
-    return next((proto for proto in protos if proto is not None and proto.name == callee), None)
+            text = str(value) if isinstance(value, StackRef) else _number(value)
+        shown[-1:] = [f"{shown[-1]}:{text}"] if slot.half else [*shown[-1:], text]
+    return f"{callee}({', '.join(shown)})"
 
 
 def _against_reference(outcome: Ran, reference: Ran) -> list[Mismatch]:

@@ -156,7 +156,7 @@ def _status(results: list[Result], loaded: Loaded, *, interrupted: bool, allow_s
     if loaded.errors:
         return WRONG_INPUT
     bad = any(result.status in ("failed", "error") for result in results)
-    skipped = any(result.status == "skipped" for result in results)
+    skipped = any(result.status == "skipped" and not result.told for result in results)
     return FAILED if bad or (skipped and not allow_skips) or unexecuted(results) else PASSED
 
 

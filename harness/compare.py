@@ -47,8 +47,10 @@ def compare(case: Case, source: Source, compiler: Compiler) -> list[Part]:
     """One case, ours and a Linux's. What Linux cannot be asked is one part that says so."""
     verdict = Verifier(log_level=2).verify(case.assembled.prog)
     verified = verdict.verified if isinstance(verdict, ours.Accepted) else None
-    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, verbose=True)
+    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, verbose=True, since=case.since)
     reply = source.reply(job)
+    if isinstance(reply, Unsupported) and reply.told:
+        return [Part("verdict", True, (reply.reason,))]
     if isinstance(reply, Unsupported | Died):
         return [Part("verdict", False, (f"ours   {_verdict(case, verdict)}", f"Linux  {reply.reason}"))]
     parts = [_verdicts(case, verdict, reply)]
@@ -154,8 +156,6 @@ def _native(mine: Image, theirs: Image) -> Iterator[Part]:
         own = next((s for s in mine.symbols if s.subprog == symbol.subprog), None)
         left = [] if own is None else _calls_alike(_native_lines(mine, own.offset, own.size))
         right = _calls_alike(_native_lines(theirs, symbol.offset, symbol.size))
-        if mine.source.prog.maps:  # where an address of ours takes fewer insns than one of a kernel, NOPs fill up
-            left, right = ([line for line in lines if line != "nop"] for lines in (left, right))
         yield _diff(f"native code of {symbol.name}", left, right)
 
 
@@ -169,17 +169,30 @@ def _calls_alike(lines: Iterable[str]) -> list[str]:
 
 
 def _native_lines(image: Image, offset: int, size: int) -> Iterator[str]:
-    """Insns with targets inside the function as offsets, other addresses by what is there."""
+    """Insns with targets inside the function as offsets, other addresses by what is there.
+
+    Where an address of a map takes fewer insns than one of a kernel, NOPs fill up: then they are left out, and a target is
+    the number of its insn.
+    """
     size = _without_trampoline_stub(image, offset, size)
     code, base = image.code[offset : offset + size], image.base + offset
     functions = {image.base + s.offset: s.name for s in image.symbols}
-    for _, _, mnemonic, operands in disassemble(image.arch, code, base):
+    rows = list(disassemble(image.arch, code, base))
+    places = {address: address - base for address, _, _, _ in rows} | {base + size: size}
+    if image.source.prog.maps:
+        places, count = {}, 0
+        for address, _, mnemonic, _ in rows:
+            places[address] = count
+            count += mnemonic != "nop"
+        places[base + size] = count
+        rows = [row for row in rows if row[2] != "nop"]
+    for _, _, mnemonic, operands in rows:
         match = _ADDRESS.search(operands) if mnemonic[0] in "bcj" else None
         shown = ""
         if match:
             address = int(match.group().lstrip("#"), 16)
             inside = base <= address < base + size
-            shown = f"+{address - base:#x}" if inside else functions.get(address, f"{address:#x}")
+            shown = f"+{places.get(address, address - base):#x}" if inside else functions.get(address, f"{address:#x}")
         yield f"{mnemonic} {operands[: match.start()] if match else operands}{shown}".rstrip()
 
 

@@ -13,6 +13,7 @@ from harness.isa.ctypes import CInt, CType
 from harness.isa.maps import Map, MapError, check
 from harness.isa.opcodes import MASK64
 from harness.isa.proto import Proto
+from harness.isa.slots import callee_slots, groups, slots_of
 from harness.params import Notes
 from harness.schema import suggestion
 from harness.yamldoc import Path, quoted
@@ -20,7 +21,7 @@ from harness.yamldoc import Path, quoted
 
 @dataclass(frozen=True, slots=True)
 class ExpectedCall:
-    """A call that must be made, its arguments as the callee's types see them."""
+    """A call that must be made, its arguments slot by slot as the callee's types see them."""
 
     callee: str
     args: tuple[int, ...]
@@ -83,7 +84,8 @@ def build_expect(
 
     Where a part of the case could not be read (None), what is said about it is not looked at.
     """
-    builder = _Builder(notes, data, protos or {})
+    names = frozenset(subprog.name for subprog in assembled.prog.subprogs) if assembled else frozenset[str]()
+    builder = _Builder(notes, data, protos or {}, names)
     builder.belongs()
     memory = hex_bytes(notes, ("expect", "memory"), data["memory"]) if "memory" in data else None
     if memory is not None and ctx is not None and len(memory) != len(ctx):
@@ -109,6 +111,7 @@ class _Builder:
     notes: Notes
     data: dict[str, Any]
     protos: Mapping[str, Proto | None]
+    subprogs: frozenset[str]
 
     def belongs(self) -> None:
         """Whether every key goes with the verdict."""
@@ -187,10 +190,20 @@ class _Builder:
                     what = f"{count} argument{'' if count == 1 else 's'}"
                     self.notes.at(path, f"{callee}: expected {what}, found {len(args)}")
                     continue
-                types = [param.type for param in proto.params]
-                yield ExpectedCall(
-                    callee, tuple(self._arg((*path, at), args[at], ctype) for at, ctype in enumerate(types))
-                )
+                yield ExpectedCall(callee, tuple(self._slots(path, args, proto)))
+
+    def _slots(self, path: Path, args: Sequence[Any], proto: Proto) -> Iterator[int]:
+        """The values of all slots; those of a parameter of two are a list."""
+        slots = callee_slots(proto) if proto.name in self.subprogs else slots_of(proto)
+        for number, (arg, rows) in enumerate(zip(args, groups(proto, slots), strict=True)):
+            values = arg if isinstance(arg, list) else [arg]
+            if len(values) != len(rows):
+                what = "a list of two halves" if len(rows) > 1 else "a single value"
+                self.notes.at((*path, number), f"{proto.name}: expected {what} for {proto.params[number].name}")
+                return
+            for at, (value, slot) in enumerate(zip(values, rows, strict=True)):
+                where: Path = (*path, number, at) if isinstance(arg, list) else (*path, number)
+                yield self._arg(proto.name, where, value, slot.type)
 
     def _callee(self, path: Path, callee: str) -> Proto | None:
         if callee not in self.protos:
@@ -201,13 +214,13 @@ class _Builder:
             self.notes.at(path, f"calls: {callee} has no prototype, so its calls are not traced", key=True)
         return self.protos.get(callee)
 
-    def _arg(self, path: Path, value: int, ctype: CType) -> int:
+    def _arg(self, callee: str, path: Path, value: int, ctype: CType) -> int:
         """An argument; 64 bits may be written with either sign, fewer as the type has them."""
         if isinstance(ctype, CInt) and ctype.size < 8:
             bits = ctype.size * 8
             low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if ctype.signed else (0, (1 << bits) - 1)
             if not low <= value <= high:
-                self.notes.at(path, f"{path[-2]}: {ctype.name} holds {low} to {high}, found {value}")
+                self.notes.at(path, f"{callee}: {ctype.name} holds {low} to {high}, found {value}")
         return as_type(value, ctype)
 
     def places(self) -> Iterator[ExpectedPlace]:
@@ -247,7 +260,9 @@ def _no_owner(name: str, having: list[tuple[str, str]]) -> str:
 
 
 def _normal(where: str) -> str:
-    """A place without spaces, offsets in decimal, no offset of 0."""
+    """Places without spaces, offsets in decimal, no offset of 0; two have a comma between them."""
+    if "," in where:
+        return ", ".join(_normal(part.strip()) for part in where.split(","))
     match = _MEMORY.match(where)
     if match is None:
         return where

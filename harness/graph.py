@@ -25,12 +25,18 @@ class Scene:
     """
 
     label: str
+    number: int  # of the step, from 1; 0 where there are no steps
     entry: int
     updates: tuple[Update, ...]
     during: tuple[tuple[int, Update], ...]
     expect: Expect
     ran: tuple[str, ...] | None = None
     between: tuple[int, ...] = ()
+
+    def job(self, job: Job) -> Job:
+        """The job of this run, of one of the case's first program."""
+        name = f"{job.case}#{self.number}" if self.number else job.case
+        return replace(job, entry=self.entry, updates=self.updates, during=self.during, case=name)
 
 
 @dataclass(slots=True)
@@ -78,7 +84,7 @@ class _Script:
         ran = tuple(step["ran"]) if "ran" in step else None
         between = tuple(value & MASK64 for value in step.get("between", ()))
         label = f"step {number + 1} (run {step['run']})"
-        return Scene(label, entry, tuple(self.updates), tuple(during), wanted, ran, between)
+        return Scene(label, number + 1, entry, tuple(self.updates), tuple(during), wanted, ran, between)
 
     def change(self, path: Path, step: Mapping[str, Any]) -> Update | None:
         """An update or a delete."""
@@ -102,7 +108,7 @@ class _Script:
 def build_scenes(notes: Notes, data: Mapping[str, Any], expect: Expect, prog: Prog) -> tuple[Scene, ...]:
     """The runs of a case; without steps, the one of its first program."""
     if "steps" not in data:
-        return (Scene("", 0, (), (), expect),)
+        return (Scene("", 0, 0, (), (), expect),)
     for key in ("retval", "memory", "maps", "calls"):
         if key in data["expect"]:
             notes.at(("expect", key), f"{key} goes with each run of steps", key=True)

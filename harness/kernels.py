@@ -1,7 +1,7 @@
 """The commands about a real Linux: `callconv kernel`, `callconv golden`, `callconv compare`."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from backends.base import Died, Job, Unsupported
@@ -19,6 +19,8 @@ from backends.trampoline_bench import Scenario
 from harness.case import Case
 from harness.compare import Part, compare
 from harness.plugins import InputRefusedError, make_backends, settings_of
+from verifier.verdict import Accepted
+from verifier.verify import Verifier
 
 ARCHES: Final = ("x86_64", "arm64")
 DEFAULT_SUITE: Final = "sid"  # the first Debian suite that had Linux 7.2
@@ -100,15 +102,17 @@ def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole
     data = golden.read(path) if path.exists() else {"cases": {}, "release": None}
     before: dict[str, Any] = data["cases"]
     rows = {} if whole else dict(before)
-    for case in cases:
-        job = Job(case.assembled.prog, None, case.ctx, case.kfuncs, case=case.id)
+    for job in (job for case in cases for job in _jobs(case)):
         reply = source.reply(job)
+        if isinstance(reply, Unsupported) and reply.told:
+            rows.pop(job.case, None)
+            continue
         row = golden.to_record(job, reply)
         if row is None:
             reason = reply.reason if isinstance(reply, Unsupported) else "no reply"
-            raise InputRefusedError(f"{case.id}: Linux for {arch} gives no answer: {reason}")
-        old = before.get(case.id)
-        rows[case.id] = old if old and data["release"] == source.release and _moved_maps(job, old, row) else row
+            raise InputRefusedError(f"{job.case}: Linux for {arch} gives no answer: {reason}")
+        old = before.get(job.case)
+        rows[job.case] = old if old and data["release"] == source.release and _moved_maps(job, old, row) else row
     head = _head(arch, source)
     golden.write(path, head, rows)
     changed = sum(name in before and before[name] != row for name, row in rows.items())
@@ -116,6 +120,17 @@ def _update(arch: str, source: Source, cases: Sequence[Case], say: Say, *, whole
     say(
         f"{arch}: Linux {source.release} on {len(cases)} cases: {new} new, {changed} changed, {gone} gone; {path.name} is written"
     )
+
+
+def _jobs(case: Case) -> Iterator[Job]:
+    """What a case puts to a kernel: one program, or each run of its steps."""
+    verdict = Verifier().verify(case.assembled.prog) if case.scenes else None
+    verified = verdict.verified if isinstance(verdict, Accepted) else None
+    job = Job(case.assembled.prog, verified, case.ctx, case.kfuncs, case=case.id, since=case.since)
+    if case.scenes:
+        yield from (scene.job(job) for scene in case.scenes)
+    else:
+        yield job
 
 
 def _moved_maps(job: Job, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

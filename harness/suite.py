@@ -44,6 +44,11 @@ class Result:
     arch: str = ""  # of a trampoline
 
     @property
+    def told(self) -> bool:
+        """Whether it was skipped because the case itself says so."""
+        return isinstance(self.outcome, Unsupported) and self.outcome.told
+
+    @property
     def verdict_word(self) -> str | None:
         """`accept`, `reject`, or None where there was no verdict."""
         if isinstance(self.outcome, Refused):
@@ -130,7 +135,7 @@ class Suite:
     ) -> tuple[Outcome, Ran | None, list[Mismatch]]:
         """One run: what came of it, what the interpreter makes of it, and what is wrong."""
         whole = replace(case, expect=scene.expect)
-        job = self._scene_job(case, scene, verdict)
+        job = scene.job(self._job(case, verdict, None))
         reference = self.reference(case, scene, verdict)
         if isinstance(backend, Referee):
             outcome = backend.run(replace(job, reference=reference))
@@ -146,9 +151,6 @@ class Suite:
             found = between_mismatches(scene, job, backend, (before, reference))
         return outcome, reference, found
 
-    def _scene_job(self, case: Case, scene: Scene, verdict: Verdict) -> Job:
-        return replace(self._job(case, verdict, None), entry=scene.entry, updates=scene.updates, during=scene.during)
-
     def verdict(self, case: Case) -> Verdict:
         """The built-in verifier's."""
         return self._verdict(case)[0]
@@ -157,7 +159,8 @@ class Suite:
         """The interpreter's run of a scene; None where the program is refused."""
         last = self._last_scene
         if last is None or last[0].assembled is not case.assembled or last[1] is not scene:
-            own = Interpreter().run(self._scene_job(case, scene, verdict)) if isinstance(verdict, Accepted) else None
+            job = scene.job(self._job(case, verdict, None))
+            own = Interpreter().run(job) if isinstance(verdict, Accepted) else None
             self._last_scene = last = case, scene, own if isinstance(own, Ran) else None
         return last[2]
 
@@ -215,7 +218,8 @@ class Suite:
     def _job(self, case: Case, verdict: Verdict, reference: Ran | None) -> Job:
         verified = verdict.verified if isinstance(verdict, Accepted) else None
         place = case.expect.place
-        return Job(case.assembled.prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id)
+        prog, since = case.assembled.prog, case.since
+        return Job(prog, verified, case.ctx, case.kfuncs, place, reference, self.detail, case.id, since=since)
 
 
 def makes_trampolines(backend: Backend) -> bool:

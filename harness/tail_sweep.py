@@ -35,7 +35,7 @@ def case_of(seed: int) -> Case:
     """The graph of one seed as a case of one run, from its first program on; its verdict is the built-in verifier's."""
     graph = graph_of(seed)
     expect = Expect("accept")
-    scene = Scene("", 0, graph.updates, graph.during, expect)
+    scene = Scene("", 0, 0, graph.updates, graph.during, expect)
     return Case(
         name=f"seed-{seed}", file="tail-sweep", line=1, about="random programs", spec=("random",), needs=(),
         type="syscall", ctx=graph.ctx, kfuncs=graph.kfuncs, assembled=graph.assembled(), expect=expect, sources=(),

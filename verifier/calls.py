@@ -5,9 +5,19 @@ from typing import Protocol
 
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType
+from harness.isa.ctypes import CInt, CPtr, CStruct, CVoid
 from harness.isa.insn import CallHelper, CallKfunc, Prog, Subprog
 from harness.isa.proto import Proto
+from harness.isa.slots import (
+    MAX_VALUE_BYTES,
+    Slot,
+    callee_slots,
+    fits,
+    is_scalars,
+    kind_word,
+    slots_of,
+    value_bytes,
+)
 from verifier import rules
 from verifier.effects import region_rules
 from verifier.scalar import Scalar
@@ -51,27 +61,73 @@ def check_protos(prog: Prog, refuse: Refuse) -> None:
 
 
 def _check_kfunc_proto(proto: Proto, at: int, refuse: Refuse) -> None:
+    """SA-V-14, SA-V-39. Linux kernel/bpf/btf.c, btf_distill_func_proto(); values of up to 16 bytes since 7.4."""
     if len(proto.params) > op.MAX_ARGS:
         text = f"The function {proto.name} has {len(proto.params)} arguments. Too many."
         raise refuse("max-params", text, rules.EINVAL, at)
+    if isinstance(proto.result, CStruct) and not fits(proto.result):
+        text = f"The function {proto.name} return type {kind_word(proto.result)} is unsupported."
+        raise refuse("kfunc-result-type", text, rules.EINVAL, at)
     for index, param in enumerate(proto.params):
-        if isinstance(param.type, CStruct):
-            text = f"Unrecognized {rules.operand(index)} type STRUCT"
+        if isinstance(param.type, CStruct) and not fits(param.type):
+            malformed = value_bytes(param.type) == 0
+            kind = f"arg{index} type {kind_word(param.type)} is unsupported."
+            text = f"The function {proto.name} {'has malformed void argument.' if malformed else kind}"
             raise refuse("kfunc-param-type", text, rules.EINVAL, at)
+    slots = slots_of(proto)
+    if len(slots) > op.MAX_ARGS:
+        text = f"Arguments of {proto.name}() need more than {op.MAX_ARGS} argument slots"
+        raise refuse("max-params", text, rules.EINVAL, at)
+    for number, slot in enumerate(slots):
+        if not isinstance(ctype := proto.params[slot.param].type, CPtr) and not is_scalars(ctype):
+            text = f"{rules.operand(number)} type {kind_word(ctype)} is not composed of scalars"
+            raise refuse("kfunc-param-type", text, rules.EINVAL, at)
+    if isinstance(proto.result, CStruct) and not is_scalars(proto.result):
+        text = f"The function {proto.name} return type {kind_word(proto.result)} is not composed of scalars"
+        raise refuse("kfunc-result-type", text, rules.EINVAL, at)
 
 
 def callee_params(subprog: Subprog) -> int:
-    """Parameters of a callee; none without a prototype. SA-V-11."""
-    return 0 if subprog.proto is None else len(subprog.proto.params)
+    """Slots that a callee takes; none without a prototype. SA-V-11."""
+    return 0 if subprog.proto is None else len(callee_slots(subprog.proto))
 
 
-def _prepared(ctype: CType) -> bool:
-    return isinstance(ctype, CInt) or (isinstance(ctype, CPtr) and ctype.ctx)
+def check_global_proto(proto: Proto, refuse: Refuse, insn: int | None = None, caller: str = "") -> tuple[Slot, ...]:
+    """What a global function's prototype may be, in Linux's order; gives its slots.
 
+    Linux kernel/bpf/btf.c, btf_prepare_func_args(): the number of parameters, the result, every parameter, the slots.
+    """
 
-def prepared(proto: Proto) -> bool:
-    """Whether the types of a static function can be checked: integers, and pointers tagged as context. SA-V-12, 13."""
-    return all(_prepared(param.type) for param in proto.params)
+    def wrong(rule: str, text: str, errno: int = rules.EINVAL) -> Exception:
+        return refuse(rule, f"{text}\n{caller}" if caller else text, errno, insn)
+
+    count, name = len(proto.params), proto.name
+    if count > op.MAX_REG_ARGS:
+        text = f"global function {name} has {count} > {op.MAX_REG_ARGS} args, stack args not supported"
+        raise wrong("global-stack-args", text)
+    if not isinstance(proto.result, CInt | CVoid) and not (fits(proto.result) and is_scalars(proto.result)):
+        text = (
+            f"Global function {name}() has unsupported return type. Only void, scalar, arena pointer, or a struct/union"
+        )
+        raise wrong(
+            "global-result", f"{text} of scalars and arena pointers up to 16 bytes is supported.", rules.EOPNOTSUPP
+        )
+    for index, param in enumerate(proto.params):
+        if isinstance(param.type, CPtr):
+            continue
+        arg = f"Arg#{index} type {kind_word(param.type)} in {name}()"
+        if not fits(param.type):
+            text = f"has size {value_bytes(param.type)}, only 1 to {MAX_VALUE_BYTES} bytes can be passed by value"
+            raise wrong("global-param-type", f"{arg} {text}")
+        if not is_scalars(param.type):
+            raise wrong("global-param-type", f"{arg} is not composed of scalars")
+    slots = slots_of(proto)
+    if len(slots) > op.MAX_REG_ARGS:
+        text = (
+            f"global function {name}() needs {len(slots)} > {op.MAX_REG_ARGS} argument slots, stack args not supported"
+        )
+        raise wrong("global-stack-args", text)
+    return slots
 
 
 def argument(frame: Frame, index: int) -> RegState:
@@ -84,9 +140,9 @@ def argument(frame: Frame, index: int) -> RegState:
 
 def unreliable_args(proto: Proto, frame: Frame) -> bool:
     """Whether some argument is not of its parameter's type. SA-V-31."""
-    for index, param in enumerate(proto.params):
+    for index, slot in enumerate(slots_of(proto)):
         state = argument(frame, index)
-        if not isinstance(state, Scalar if isinstance(param.type, CInt) else CtxPtr):
+        if not isinstance(state, Scalar if isinstance(slot.type, CInt) else CtxPtr):
             return True
     return False
 
@@ -94,14 +150,10 @@ def unreliable_args(proto: Proto, frame: Frame) -> bool:
 def entry_args(subprog: Subprog, refuse: Refuse) -> dict[int, RegState]:
     """What a global function may assume of its arguments when it is verified on its own."""
     args: dict[int, RegState] = {}
-    for index, param in enumerate(subprog.proto.params if subprog.proto else ()):
-        if index >= op.MAX_REG_ARGS:
-            count = len(subprog.proto.params) if subprog.proto else 0
-            text = f"global function {subprog.name} has {count} > 5 args, stack args not supported"
-            raise refuse("global-stack-args", text, rules.EINVAL, subprog.start)
-        if isinstance(param.type, CPtr) and param.type.ctx:
+    for index, slot in enumerate(check_global_proto(subprog.proto, refuse, subprog.start) if subprog.proto else ()):
+        if isinstance(slot.type, CPtr) and slot.type.ctx:
             args[index + 1] = CtxPtr(0)
-        elif isinstance(param.type, CInt):
+        elif isinstance(slot.type, CInt):
             args[index + 1] = UNKNOWN
     return args
 
@@ -183,11 +235,12 @@ def check_kfunc(
     proto = prog.kfunc(insn.btf_id)
     if proto is None:
         raise refuse("call-known", f"kernel btf_id {insn.btf_id} is not a function", rules.EINVAL)
-    if len(proto.params) > op.MAX_REG_ARGS:
-        check_slots(len(proto.params), frame)
-    for index, param in enumerate(proto.params):
+    slots = slots_of(proto)
+    if len(slots) > op.MAX_REG_ARGS:
+        check_slots(len(slots), frame)
+    for index, slot in enumerate(slots):
         state, name = argument(frame, index), rules.operand(index)
-        kind = rules.KfuncScalar if isinstance(param.type, CInt) else rules.KfuncPointer
+        kind = rules.KfuncScalar if isinstance(slot.type, CInt) else rules.KfuncPointer
         rule = kind(name, state)
         if not rule.holds(frame):
             raise refuse(rule.id, rule.message(), rule.errno)

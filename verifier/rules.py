@@ -26,7 +26,7 @@ from verifier.state import (
     type_word,
 )  # fmt: skip
 
-EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO, ENOTSUPP = 22, 13, 14, 7, 9, 2, 71, 524
+EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO, EOPNOTSUPP, ENOTSUPP = 22, 13, 14, 7, 9, 2, 71, 95, 524
 MAX_VAR_OFF: Final = 1 << 29  # Linux include/linux/bpf_verifier.h, BPF_MAX_VAR_OFF
 MAX_SLOTS: Final = op.MAX_STACK_ARGS
 
@@ -576,10 +576,11 @@ class NoStackPointerBack:
 
     id: ClassVar[str] = "return-stack-pointer"
     errno: ClassVar[int] = EINVAL
+    pair: bool  # its result is in R0 and R2
 
     def holds(self, frame: Frame) -> bool:
-        """R0 is something else."""
-        return not isinstance(frame.regs[0], FramePtr)
+        """R0 is something else, and R2 of a pair."""
+        return not any(isinstance(frame.regs[reg], FramePtr) for reg in ((0, 2) if self.pair else (0,)))
 
     def message(self) -> str:
         """Linux's words."""

@@ -4,12 +4,12 @@ Linux kernel/bpf/verifier.c: record_func_map(), record_func_key(), check_max_sta
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from harness.isa.calls import TAIL_CALL
 from harness.isa.ctypes import CInt
-from harness.isa.insn import CallHelper, CallSubprog, Prog
+from harness.isa.insn import CallHelper, CallSubprog, Insn, Prog
 from harness.isa.verified import TailSite
 from verifier import rules
 from verifier.calls import Refuse
@@ -17,6 +17,7 @@ from verifier.scalar import Scalar
 from verifier.state import MapPtr, RegState
 
 MAX_CALLERS_BYTES: Final = 256  # of stack, below a function that tail calls
+TO_ITSELF: Final = Insn(0x05, off=-1)  # goto -1
 DEPTH_STEP: Final = 16  # what a JIT rounds frames to
 
 
@@ -80,8 +81,16 @@ class TailCalls:
         elif site.key != value:
             site.key_unknown = True
 
+    def without_dead(self) -> Prog:
+        """The program with a jump to itself for each tail call on no path. Linux kernel/bpf/fixups.c, sanitize_dead_code()."""
+        tails = {index for index, op in enumerate(self.prog.ops) if isinstance(op, CallHelper) and op.id == TAIL_CALL}
+        if tails <= self._sites.keys():
+            return self.prog
+        insns = (TO_ITSELF if at in tails - self._sites.keys() else insn for at, insn in enumerate(self.prog.insns))
+        return replace(self.prog, insns=tuple(insns))
+
     def sites(self, origin: Sequence[int]) -> dict[int, TailSite]:
-        """By rewritten insn. A tail call on no path is gone with the dead code."""
+        """By rewritten insn. A tail call on no path has none."""
         found: dict[int, TailSite] = {}
         for index, before in enumerate(origin):
             site = self._sites.get(before)

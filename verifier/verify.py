@@ -6,7 +6,7 @@ from typing import Final, assert_never
 
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS, TAIL_CALL
-from harness.isa.ctypes import CInt, CPtr
+from harness.isa.ctypes import CInt, CPtr, CType, CVoid
 from harness.isa.insn import (
     Atomic,
     Branch,
@@ -30,16 +30,17 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.proto import Proto
+from harness.isa.slots import callee_slots, is_pair, is_prepared, slots_of
 from harness.isa.verified import FuncFacts, Verified, joined_verified
 from verifier import cfg, fixups, rules
 from verifier.calls import (
     callee_params,
+    check_global_proto,
     check_helper,
     check_kfunc,
     check_protos,
     entry_args,
     helper_reach,
-    prepared,
     unreliable_args,
 )  # fmt: skip
 from verifier.effects import effect, requirements, source
@@ -109,7 +110,7 @@ class Verifier:
             log = self._log.text(refusal.message, self._processed, self.max_insns)
             stats = self._stats()
             return Rejected(refusal.rule, refusal.message, refusal.insn, refusal.errno, log, stats)
-        verified, origin, extra = fixups.rewrite(prog, self._depth)
+        verified, origin, extra = fixups.rewrite(self._tails.without_dead(), self._depth)
         log = self._log.text("", self._processed, self.max_insns)
         sites = self._tails.sites(origin)
         return Accepted(Verified(verified, self._facts(extra), origin, sites), log, self._stats())
@@ -163,7 +164,7 @@ class Verifier:
         """Stack arguments that a function takes: what its prototype has beyond five; the main prog has none. SA-V-10, 70."""
         if index == 0 or subprog.proto is None:
             return 0
-        return max(len(subprog.proto.params) - op.MAX_REG_ARGS, 0)
+        return max(len(callee_slots(subprog.proto)) - op.MAX_REG_ARGS, 0)
 
     def _check_insns(self) -> None:
         """Every slot, dead code included, in program order. SA-V-06, SA-V-07, SA-V-08."""
@@ -340,28 +341,38 @@ class Verifier:
         if len(state.frames) == 1:
             self._check_last_exit(done)
             return None
-        back = rules.NoStackPointerBack()
+        pair = self.gives_pair(done.subprog)
+        back = rules.NoStackPointerBack(pair)
         if not back.holds(done):
             raise Refusal(back.id, back.message(), back.errno)
         state.frames.pop()
-        self.after_call(state.top, done.regs[0])
+        self.after_call(state.top, done.regs[0], done.regs[2] if pair else NOT_INIT)
         self._log.path(done.return_to, state)
         return done.return_to
 
+    def gives_pair(self, subprog: int) -> bool:
+        """Whether a function's result is in R0 and R2. Linux kernel/bpf/verifier.c, bpf_ret_reg_pair()."""
+        proto = self._prog.subprogs[subprog].proto
+        return subprog > 0 and proto is not None and is_pair(proto.result)
+
     def _check_last_exit(self, frame: Frame) -> None:
         subprog = self._prog.subprogs[frame.subprog]
-        if subprog.is_global and subprog.proto is not None and not isinstance(subprog.proto.result, CInt | CPtr):
+        if subprog.is_global and subprog.proto is not None and isinstance(subprog.proto.result, CVoid):
             return
-        readable = rules.Readable(0)
-        if not readable.holds(frame):
-            raise Refusal(readable.id, readable.message(), readable.errno)
-        if frame.subprog and not isinstance(frame.regs[0], Scalar):
-            text = "At subprogram exit the register R0 is not a scalar value"
-            raise Refusal("global-return", text, rules.EINVAL)
+        for reg in (0, 2) if self.gives_pair(frame.subprog) else (0,):
+            readable = rules.Readable(reg)
+            if not readable.holds(frame):
+                raise Refusal(readable.id, readable.message(), readable.errno)
+            if frame.subprog and not isinstance(frame.regs[reg], Scalar):
+                text = f"At subprogram exit the register R{reg} is not a scalar value"
+                raise Refusal("global-return", text, rules.EINVAL)
 
-    def after_call(self, frame: Frame, result: RegState) -> None:
-        """What a call leaves of the caller: R0; R1-R5 and every outgoing slot hold nothing. SA-V-34, 35, 44, 46."""
-        frame.regs[:6] = [result, *[NOT_INIT] * 5]
+    def after_call(self, frame: Frame, result: RegState, high: RegState = NOT_INIT) -> None:
+        """What a call leaves of the caller: R0, and R2 of a pair; other scratch registers and outgoing slots hold nothing.
+
+        SA-V-34, 35, 44, 46.
+        """
+        frame.regs[:6] = [result, NOT_INIT, high, *[NOT_INIT] * 3]
         frame.slots = [NOT_INIT] * len(frame.slots)
 
     # --- calls
@@ -377,15 +388,14 @@ class Verifier:
                 self._lookups += 1
                 result = check_helper(insn, state, self._lookups, Refusal)
                 if insn.id == TAIL_CALL:
-                    self.tail_call(at, state, pending)
-                    result = NOT_INIT
+                    return self.tail_call(at, state, pending)
                 for base in helper_reach(HELPERS[insn.id].proto, frame):
                     self._note_depth(state, base, 0)
                 self.after_call(frame, result)
             case CallKfunc():
                 proto = check_kfunc(self._prog, insn, frame, self.check_slots, Refusal)
-                self._need(frame.subprog, len(proto.params))
-                self.after_call(frame, UNKNOWN if isinstance(proto.result, CInt | CPtr) else NOT_INIT)
+                self._need(frame.subprog, len(slots_of(proto)))
+                self.after_call(frame, *_result(proto.result))
             case CallSubprog():
                 return self._call_subprog(at, insn, state)
             case _:
@@ -393,14 +403,18 @@ class Verifier:
         self._log.insn(at, state, 0)
         return at + 1
 
-    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> None:
-        """The path on which it is made ends here; of a subprog, its caller goes on with what another program returned. TC-28."""
+    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> int:
+        """It is made, and of a subprog the caller goes on with what another program returned; or it is not. TC-28."""
         self._tails.note(at, state.top.regs[2], state.top.regs[3])
-        if len(state.frames) > 1:
-            back = state.copy()
-            done = back.frames.pop()
-            self.after_call(back.top, UNKNOWN)
-            self._put_aside(done.return_to, back, pending)
+        self.after_call(state.top, NOT_INIT)
+        self._log.insn(at, state, 0)
+        if len(state.frames) == 1:
+            return at + 1
+        self._put_aside(at + 1, state.copy(), pending)  # Linux follows the return first
+        done = state.frames.pop()
+        self.after_call(state.top, UNKNOWN)
+        self._log.path(done.return_to, state)
+        return done.return_to
 
     def _need(self, subprog: int, params: int) -> None:
         """A call of a function with so many parameters needs slots. SA-V-33, SA-V-44."""
@@ -435,8 +449,8 @@ class Verifier:
         if subprog.proto is None or self._unreliable[callee]:
             return
         if self._incoming[callee]:
-            self.check_slots(len(subprog.proto.params), frame)
-        if not prepared(subprog.proto) or unreliable_args(subprog.proto, frame):
+            self.check_slots(callee_params(subprog), frame)
+        if not is_prepared(subprog.proto) or unreliable_args(subprog.proto, frame):
             self._unreliable[callee] = True
 
     def _call_global(self, at: int, callee: int, subprog: Subprog, state: State) -> int:
@@ -444,23 +458,19 @@ class Verifier:
         if proto is not None:
             self._check_global_args(callee, subprog, proto, state.top)
         self._globals.append(callee)
-        result = UNKNOWN if proto is None or isinstance(proto.result, CInt | CPtr) else NOT_INIT
-        self.after_call(state.top, result)
+        self.after_call(state.top, *((UNKNOWN, NOT_INIT) if proto is None else _result(proto.result)))
         self._log.insn(at, state, 0)
         return at + 1
 
     def _check_global_args(self, callee: int, subprog: Subprog, proto: Proto, frame: Frame) -> None:
         bad = f"Caller passes invalid args into func#{callee} ('{subprog.name}')"
-        if len(proto.params) > op.MAX_REG_ARGS:
-            text = f"global function {subprog.name} has {len(proto.params)} > 5 args, stack args not supported"
-            raise Refusal("global-stack-args", f"{text}\n{bad}", rules.EINVAL)
-        for index, param in enumerate(proto.params):
-            reg = frame.regs[index + 1]
-            if isinstance(param.type, CInt) and not isinstance(reg, Scalar):
+        for index, slot in enumerate(check_global_proto(proto, Refusal, caller=bad)):
+            reg, ctype = frame.regs[index + 1], slot.type
+            if isinstance(ctype, CInt) and not isinstance(reg, Scalar):
                 raise Refusal("global-args", f"R{index + 1} is not a scalar\n{bad}", rules.EINVAL)
-            if isinstance(param.type, CPtr) and param.type.ctx and reg != CtxPtr(0):
+            if isinstance(ctype, CPtr) and ctype.ctx and reg != CtxPtr(0):
                 raise Refusal("global-args", f"R{index + 1} expects pointer to ctx\n{bad}", rules.EINVAL)
-            if isinstance(param.type, CPtr) and not param.type.ctx and not isinstance(reg, Pointer):
+            if isinstance(ctype, CPtr) and not ctype.ctx and not isinstance(reg, Pointer):
                 raise Refusal("global-args", f"R{index + 1} invalid pointer\n{bad}", rules.EINVAL)
 
     # --- pruning
@@ -522,6 +532,11 @@ class Verifier:
             if stored > needed:
                 text = f"func#{index} writes {stored} stack arg slots, but calls only require {needed}"
                 raise Refusal("stack-arg-store-used", text, rules.EINVAL)
+
+
+def _result(ctype: CType) -> tuple[RegState, RegState]:
+    """R0 and R2 after a call of a function that was not walked."""
+    return NOT_INIT if isinstance(ctype, CVoid) else UNKNOWN, UNKNOWN if is_pair(ctype) else NOT_INIT
 
 
 def _held(old: Frame, new: Frame) -> Iterator[tuple[object, object]]:

@@ -5,16 +5,19 @@ Registers are native numbers unless a name says BPF.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, assert_never
 
+from backends.abi import InReg, Location
 from backends.arm64 import atomics, lower
 from backends.arm64 import encode as a64
-from backends.arm64.code import Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
+from backends.arm64.code import WORD_BYTES, Code, EntryOf, EpilogueOf, InsnAt, Jump, Words
 from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
 from backends.arm64.tailcall import TailCalls
 from backends.image import Addresses, CompileError, Image, Tail
+from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.ctypes import rounded_up
@@ -47,6 +50,8 @@ from harness.isa.insn import (
     Swap,
     Undefined,
 )  # fmt: skip
+from harness.isa.proto import Proto
+from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, TailSite, Verified
 
 # Linux arch/arm64/net/bpf_jit_comp.c, bpf2a64[]. R12 is the verifier's own auxiliary register.
@@ -121,6 +126,14 @@ class Site:
 DEFAULT: Final = Options()
 
 
+@cache
+def marshal() -> Marshal:
+    """Calls of C functions with arguments of more than 8 bytes."""
+    from backends.arm64.trampoline import MODEL, RULES  # most programs do without
+
+    return Marshal(MODEL, RULES)
+
+
 class Arm64Jit:
     """Compiles a verified program to AArch64 code."""
 
@@ -145,8 +158,8 @@ class Arm64Jit:
             tuple(code.insns),
             self.options.bti,
             verified,
-            landing=self.landing_offset(),
-            landing_frame=32,
+            landing=self.landing_offset() if prog.tail_calls else 0,
+            landing_frame=32 if prog.tail_calls else 0,
             tail=self.options.tail,
         )
 
@@ -156,8 +169,11 @@ class Arm64Jit:
 
     def _function(self, code: Code, verified: Verified, subprog: int, addresses: Addresses) -> None:
         prog, bounds = verified.prog, verified.prog.subprogs[subprog]
-        is_main = subprog in prog.mains
-        frame = self.frame(prog.insns[bounds.start : bounds.end], verified.funcs[subprog], is_main=is_main)
+        facts = verified.funcs[subprog]
+        if for_c := self.c_stack_bytes(prog, prog.ops[bounds.start : bounds.end]):
+            slots = len(ARG_REGS) + for_c // 8
+            facts = replace(facts, outgoing_slots=max(facts.outgoing_slots, slots))
+        frame = self.frame(prog.insns[bounds.start : bounds.end], facts, is_main=subprog in prog.mains)
         code.entries.append(code.here)
         code.words += self.prologue(frame)
         for index in range(bounds.start, bounds.end):
@@ -299,8 +315,12 @@ class Arm64Jit:
                 return self.branch(insn, site)
             case CallHelper() if insn.id == TAIL_CALL:
                 return self.tail_call(site)
-            case CallHelper() | CallSubprog() | CallKfunc():
+            case CallHelper() | CallSubprog():
                 return [*self.call(insn, site), *self.after_call(insn)]
+            case CallKfunc():
+                before = self.before_c(site.prog.kfunc(insn.btf_id))
+                there = replace(site, address=site.address + WORD_BYTES * len(before))
+                return [*before, *self.call(insn, there), *self.after_call(insn)]
             case Exit():
                 return self.exit(site)
             case Hole():
@@ -442,6 +462,41 @@ class Arm64Jit:
         """What lowers tail calls."""
         return TailCalls(self.landing_offset())
 
+    def before_c(self, proto: Proto | None) -> list[int]:
+        """Arguments of a C function to their places by AAPCS64. The high half of its result is where R2 is."""
+        if proto is None:
+            return []
+        assert not self.c_pair(proto) or self.reg(2) == RESULT + 1
+        return [word for move in self.c_moves(proto) for word in self.move(move)]
+
+    def c_pair(self, proto: Proto) -> bool:
+        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
+        if is_pair(proto.result):
+            marshal().check_result(proto)
+        return is_pair(proto.result)
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        """What has to be moved before a call of a C function."""
+        return () if is_plain(proto) else marshal().moves(proto)
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What calls of C functions need on the stack where something has to be moved."""
+        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
+
+    def move(self, move: Move) -> list[int]:
+        """8 bytes on their way to a C function."""
+        source, target = (
+            InReg(f"x{self.scratch().second}") if where == SPARE else where for where in (move.source, move.target)
+        )
+        if isinstance(target, InReg):
+            if isinstance(source, InReg):
+                return [a64.mov_rr[64](_xreg(target), _xreg(source))]
+            return [a64.ldr_rm(_xreg(target), SP, source.off)]
+        if isinstance(source, InReg):
+            return [a64.str_rm(_xreg(source), SP, target.off)]
+        through = self.scratch().first
+        return [a64.ldr_rm(through, SP, source.off), a64.str_rm(through, SP, target.off)]
+
     def _extern(self, insn: CallHelper | CallKfunc, site: Site) -> int:
         known = HELPERS.get(insn.id) if isinstance(insn, CallHelper) else site.prog.kfunc(insn.btf_id)
         if known is None or known.name not in site.addresses.externs:
@@ -452,3 +507,8 @@ class Arm64Jit:
     def after_call(self, insn: CallHelper | CallSubprog | CallKfunc) -> list[int]:
         """R0 from the register of results."""
         return [a64.mov_rr[64](self.reg(0), RESULT)]
+
+
+def _xreg(where: Location) -> int:
+    assert isinstance(where, InReg), "integers are in general-purpose registers"
+    return int(where.reg[1:])

@@ -108,7 +108,7 @@ class Wish:
 
 def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> Answer:
     prog = job.prog
-    if any(map_.has_progs for map_ in prog.maps) or len(prog.mains) > 1:
+    if prog.tail_calls or len(prog.mains) > 1:
         from backends.linux.ask_graph import ask_graph
 
         return ask_graph(kernel, job, kfuncs, wish)

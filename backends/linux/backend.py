@@ -11,7 +11,7 @@ from backends.calls import Body
 from backends.image import Image
 from backends.linux.ask import Answer, KfuncIds, NativeFunc, ask
 from backends.linux.attach import Made, NoTrampolines, Request
-from backends.linux.differs import Differences
+from backends.linux.differs import Differences, version_of
 from backends.linux.image import ImageError, called, image_of
 from backends.linux.modules import UnavailableError
 from backends.linux.syscalls import Kernel, KernelGoneError, release_of
@@ -23,6 +23,7 @@ from harness.isa.asm import assemble
 from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
 from harness.isa.maps import Map
+from harness.isa.slots import callee_slots
 from harness.isa.verified import TailSite
 
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
@@ -186,6 +187,8 @@ class Live:
         running = self._up()
         if not isinstance(running, _Running):
             return running
+        if (old := too_old(job, running.release)) is not None:
+            return old
         if (why := self._spare(job.case)) is not None:
             return Unsupported(why)
         if not running.stack_args and needs_stack_args(job.prog):
@@ -261,10 +264,18 @@ def _end(kernel: Kernel) -> None:
         closing()
 
 
+def too_old(job: Job, release: str) -> Unsupported | None:
+    """What a kernel says that is older than the case's `since`."""
+    wanted, found = version_of(job.since), version_of(release)
+    if wanted is None or found is None or found >= wanted:
+        return None
+    return Unsupported(f"Linux {release} is older than {job.since}, the first that the case is about", told=True)
+
+
 def needs_stack_args(prog: Prog) -> bool:
-    """Whether an insn names R11, or a subprog has more than five parameters."""
+    """Whether an insn names R11, or a subprog takes more than five slots."""
     named = any(11 in (insn.dst, insn.src) for insn in prog.insns)
-    return named or any(s.proto is not None and len(s.proto.params) > 5 for s in prog.subprogs)
+    return named or any(s.proto is not None and len(callee_slots(s.proto)) > 5 for s in prog.subprogs)
 
 
 def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> Reply:

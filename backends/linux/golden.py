@@ -11,10 +11,10 @@ from typing import Any, Final
 from backends import emulator as emu
 from backends.base import Died, Job, Loaded, OwnFileError, Refused, Unsupported
 from backends.calls import Body
-from backends.image import Image, Symbol
+from backends.image import Image, Poke, Symbol
 from backends.linux.ask import STATISTICS
 from backends.linux.attach import Made, Native, Request
-from backends.linux.backend import Accepted, Reply
+from backends.linux.backend import Accepted, Reply, too_old
 from backends.trampoline import RefusedError
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto
@@ -43,6 +43,8 @@ def digest(job: Job) -> str:
     said += [f"{s.name} {n} ctx".encode() for s in job.prog.subprogs for n in _ctx_params(s.proto)]
     said += [f"{body.proto} {body.returns}".encode() for body in job.bodies]
     said += [str(map_).encode() for map_ in job.prog.maps]
+    if len(job.prog.mains) > 1 or job.updates or job.during:
+        said.append(f"{job.prog.mains} {job.entry} {job.updates} {job.during}".encode())
     return hashlib.sha256(b"\n".join([*said, job.ctx])).hexdigest()[:16]
 
 
@@ -89,6 +91,9 @@ def to_record(job: Job, reply: Reply) -> dict[str, Any] | None:
             ]
             row["insns"] = list(image.insn_offsets)
             row |= {"inlined": sorted(image.inlined)} if image.inlined else {}
+            row |= {"updates": list(loaded.updates)} if loaded.updates else {}
+            row |= {"landing": image.landing} if job.prog.tail_calls else {}
+            row |= {"pokes": [[p.bypass, p.target, p.map, p.key] for p in image.pokes]} if image.pokes else {}
             row |= {key: True for key in ("kernel_data", "landing_pads") if getattr(image, key)}
     return row
 
@@ -109,14 +114,25 @@ def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
     identity = Verified(job.prog, (), tuple(range(len(job.prog.insns))))
     image = Image(
         arch, emu.CODE_BASE, bytes(code), tuple(symbols), tuple(row["insns"]), row.get("landing_pads", False), identity,
-        frozenset(row.get("inlined", ())), row.get("kernel_data", False),
+        frozenset(row.get("inlined", ())), row.get("kernel_data", False), row.get("landing", 0),
+        (8 if arch == "x86_64" else 32) if job.prog.tail_calls else 0, tuple(Poke(*poke) for poke in row.get("pokes", ())),
     )  # fmt: skip
     memory = bytes.fromhex(row.get("memory", ""))
     depths = tuple(row["depths"])
     maps = tuple(
         tuple((bytes.fromhex(key), bytes.fromhex(value)) for key, value in entries) for entries in row.get("maps", ())
     )
-    loaded = Loaded("", row["processed"], depths, b"", row.get("run_errno", 0), row["retval"], memory, maps)
+    loaded = Loaded(
+        "",
+        row["processed"],
+        depths,
+        b"",
+        row.get("run_errno", 0),
+        row["retval"],
+        memory,
+        maps,
+        tuple(row.get("updates", ())),
+    )
     return Accepted(loaded, image)
 
 
@@ -169,6 +185,8 @@ class Golden:
         """What is on record for exactly this program."""
         if not self.path.exists():
             return Unsupported(f"there is no record of a Linux for {self.arch}: {UPDATE}")
+        if (old := too_old(job, str(self.release))) is not None:
+            return old
         row = self.data["cases"].get(job.case)
         if row is None:
             return Unsupported(f"the record of Linux {self.release} ({self.arch}) has no such case: {UPDATE}")

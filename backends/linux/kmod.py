@@ -9,8 +9,8 @@ import json
 import re
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Final, NamedTuple, assert_never
+from dataclasses import asdict, dataclass, replace
+from typing import Final, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -18,7 +18,8 @@ from elftools.elf.sections import SymbolTableSection
 
 from backends.calls import Body
 from harness.isa import btf
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, Param, bpf_type
+from harness.isa.ctypes import CArray, CInt, CPtr, CStruct, CType, CVoid, declaration
+from harness.isa.slots import SLOT_BYTES, Slot, groups, is_pair, slots_of
 
 Compile = Callable[[str], bytes]  # a C source to an object file, with the flags that `c_flags` gives
 
@@ -241,7 +242,6 @@ typedef unsigned int u32;
 typedef int s32;
 typedef unsigned long long u64;
 typedef long long s64;
-struct pair { u64 a, b; };
 #ifdef __clang__
 #define KFUNC __attribute__((noinline, used))
 #else
@@ -249,6 +249,7 @@ struct pair { u64 a, b; };
 #endif
 #define IN(name) __attribute__((section(name), used))
 #define UNUSED __attribute__((unused))
+#define COPY(to, from) __builtin_memcpy(to, &from, sizeof(from)) /* no call: the size is known */
 """
 
 
@@ -330,37 +331,66 @@ def _function(kfunc: Kfunc) -> Iterator[str]:
     """A kfunc in C, whose parameters have names of ours.
 
     Integers come as 64 bits and are cut in the body, because what is above a narrow one is anybody's, while clang relies
-    on the caller to have extended it. A register or a slot holds one either way. The result has all 64 bits, too.
+    on the caller to have extended it. A register or a slot holds one either way. The result has all 64 bits, too, or a
+    pair's 128. Structs and __int128 come by their own types, as their places hang on them.
     """
     params = kfunc.body.proto.params
-    args = ", ".join(f"{_passed(param.type)} p{at} UNUSED" for at, param in enumerate(params))
-    yield f"KFUNC u64 {kfunc.symbol}({args or 'void'});"
-    yield f"KFUNC u64 {kfunc.symbol}({args or 'void'}) {{ return {_result(kfunc.body, params)}; }}"
+    names = {at: f"{kfunc.symbol}_t{at}" for at, param in enumerate(params) if _is_copied(param.type)}
+    yield from (f"typedef {declaration(_named(params[at].type), name)};" for at, name in names.items())
+    args = ", ".join(f"{names.get(at, 'u64')} p{at} UNUSED" for at in range(len(params)))
+    pair, value = is_pair(kfunc.body.proto.result), _result(kfunc.body)
+    head = f"KFUNC {'unsigned __int128' if pair else 'u64'} {kfunc.symbol}({args or 'void'})"
+    copied = [at for at, param in enumerate(params) if _is_copied(param.type) and f"c{at}[" in value]
+    copies = "".join(f"u64 c{at}[(sizeof(p{at}) + 7) / 8] = {{0}}; COPY(c{at}, p{at}); " for at in copied)
+    yield f"{head};"
+    yield f"{head} {{ {copies}return {value}; }}"
 
 
-def _passed(ctype: CType) -> str:
-    return "struct pair" if isinstance(ctype, CStruct) else "u64"
+def _is_copied(ctype: CType) -> bool:
+    return isinstance(ctype, CStruct) or (isinstance(ctype, CInt) and ctype.size > SLOT_BYTES)
+
+
+def _named(ctype: CType) -> CType:
+    """By names that the file knows: no tags, which two kfuncs may use for two things."""
+    match ctype:
+        case CStruct(members=tuple() as members):
+            inner = tuple(replace(member, type=_named(member.type)) for member in members)
+            return replace(ctype, name="", members=inner)
+        case CArray(of, count):
+            return CArray(_named(of), count)
+        case CInt(_, size, signed) if size <= SLOT_BYTES:
+            return CInt(f"{'s' if signed else 'u'}{size * 8}", size, signed)
+        case CPtr():
+            return CPtr(CVoid())
+        case _:
+            return ctype
+
+
+def _values(at: int, slots: Sequence[Slot], ctype: CType) -> list[str]:
+    """The slots of a parameter as their types see them, extended to 64 bits."""
+    if _is_copied(ctype):
+        return [f"c{at}[{slot.half}]" for slot in slots]
+    return [_value(at, ctype)]
 
 
 def _value(at: int, ctype: CType) -> str:
-    """A parameter as its type sees it, extended to 64 bits."""
-    match bpf_type(ctype):
-        case CInt(_, size, signed):
-            return f"(u64)({'s' if signed else 'u'}{size * 8})p{at}"
-        case CStruct():
-            return f"p{at}.a + p{at}.b"
-        case CPtr() | CVoid():
-            return f"p{at}"
-        case _:
-            assert_never(ctype)
+    return f"(u64)({'s' if ctype.signed else 'u'}{ctype.size * 8})p{at}" if isinstance(ctype, CInt) else f"p{at}"
 
 
-def _result(body: Body, params: Sequence[Param]) -> str:
+def _result(body: Body) -> str:
+    pair = is_pair(body.proto.result)
     if isinstance(body.returns, int):
-        return f"{body.returns & (1 << 64) - 1:#x}ull"
-    values = {param.name: _value(at, param.type) for at, param in enumerate(params)}
+        low, high = (f"{body.returns >> bits & (1 << 64) - 1:#x}ull" for bits in (0, 64))
+        return f"(unsigned __int128){high} << 64 | {low}" if pair else low
+    params, rows = body.proto.params, groups(body.proto, slots_of(body.proto))
+    values = {
+        param.name: _values(at, slots, param.type) for at, (param, slots) in enumerate(zip(params, rows, strict=True))
+    }
     # A parameter may be called `sum`: the sum has priority, as in backends.calls.
-    return " + ".join(values.values()) or "0" if body.returns == "sum" else values[body.returns]
+    if body.returns == "sum":
+        return " + ".join(text for texts in values.values() for text in texts) or "0"
+    low, *rest = values[body.returns]
+    return f"(unsigned __int128){rest[0]} << 64 | {low}" if rest and pair else low
 
 
 # --- the module ---

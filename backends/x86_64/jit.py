@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Final, assert_never
 
+from backends.abi import InReg, Location
 from backends.image import Addresses, CompileError, Image, Poke, Symbol, Tail
+from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
@@ -43,6 +46,8 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
+from harness.isa.proto import Proto
+from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, TailSite, Verified
 
 
@@ -56,6 +61,7 @@ class Options:
 
 
 DEFAULT: Final = Options()
+RESULT_HIGH: Final = Gpr.RDX  # psABI 3.2.3, "Returning of Values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,14 @@ class Native:
     starts: tuple[int, ...]
 
 
+@cache
+def marshal() -> Marshal:
+    """Calls of C functions with arguments of more than 8 bytes."""
+    from backends.x86_64.trampoline import MODEL, RULES  # most programs do without
+
+    return Marshal(MODEL, RULES)
+
+
 class X8664Jit:
     """Compiles for x86-64. Each method is one decision of the calling convention, or one of the lowering."""
 
@@ -129,8 +143,8 @@ class X8664Jit:
             ),
             landing_pads=self.options.ibt,
             source=verified,
-            landing=self.landing_offset(),
-            landing_frame=8,
+            landing=self.landing_offset() if prog.tail_calls else 0,
+            landing_frame=8 if prog.tail_calls else 0,
             pokes=tuple(
                 Poke(entry + start + piece.bypass, entry + start + piece.target, piece.map, piece.key)
                 for entry, native in zip(entries, natives, strict=False)
@@ -158,6 +172,8 @@ class X8664Jit:
         """The subprog and its frame."""
         subprog = prog.subprogs[index]
         insns, ops = prog.insns[subprog.start : subprog.end], prog.ops[subprog.start : subprog.end]
+        if for_c := self.c_stack_bytes(prog, ops):
+            facts = replace(facts, outgoing_slots=max(facts.outgoing_slots, 1 + for_c // 8))  # slot 0 is in r9
         first_exit = next((at for at, insn in enumerate(ops) if isinstance(insn, Exit)), None)
         below = self.below_stack(self.saved_regs(insns), self.outgoing_bytes(facts))
         return Func(subprog.start, ops, facts, first_exit, below)
@@ -328,7 +344,7 @@ class X8664Jit:
         target = _call_target(prog, at, insn)
         if isinstance(insn, CallSubprog) and func.facts.tail_reachable:
             return self.call_with_count(func, target)
-        return self.call(target)
+        return self.call_c(prog, func, insn, self.call(target)) if isinstance(insn, CallKfunc) else self.call(target)
 
     def call_with_count(self, func: Func, target: int | str) -> Piece:
         """A call of a subprog that may come to tail calls: rax is the pointer to the count. TC-85."""
@@ -345,11 +361,52 @@ class X8664Jit:
         entries = prog.maps[site.map].max_entries
         return self.tails.indirect(func.saved, func.stack_bytes, entries, cached=cached)
 
+    def call_c(self, prog: Prog, func: Func, insn: CallKfunc, call: Piece) -> Piece:
+        """A call of a C function: arguments to their places by the psABI, the high half of its result to R2."""
+        proto = prog.kfunc(insn.btf_id)
+        if proto is None or not isinstance(call, Call):
+            return call
+        before = b"".join(self.move(func, move) for move in self.c_moves(proto))
+        after = lower.mov(lower.native(2), RESULT_HIGH) if self.c_pair(proto) else b""
+        return replace(call, before=call.before + before, after=after + call.after)
+
+    def c_pair(self, proto: Proto) -> bool:
+        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
+        if is_pair(proto.result):
+            marshal().check_result(proto)
+        return is_pair(proto.result)
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        """What has to be moved before a call of a C function."""
+        return () if is_plain(proto) else marshal().moves(proto)
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What calls of C functions need on the stack where something has to be moved."""
+        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
+
+    def move(self, func: Func, move: Move) -> bytes:
+        """8 bytes on their way to a C function; R0 holds nothing before a call."""
+        source, target = (InReg("rax") if where == SPARE else where for where in (move.source, move.target))
+        if isinstance(target, InReg):
+            if isinstance(source, InReg):
+                return lower.mov(_gpr(target), _gpr(source))
+            return x86.mov_rm64(_gpr(target), Mem(Gpr.RBP, self.outgoing_disp(func, 1) + source.off))
+        place = Mem(Gpr.RBP, self.outgoing_disp(func, 1) + target.off)
+        if isinstance(source, InReg):
+            return x86.mov_m64r(place, _gpr(source))
+        through = Mem(Gpr.RBP, self.outgoing_disp(func, 1) + source.off)
+        return x86.mov_rm64(lower.SCRATCH, through) + x86.mov_m64r(place, lower.SCRATCH)
+
     def exit(self, func: Func, at: int) -> Piece:
         """The epilogue at the first exit, a jump to it at the others."""
         if func.first_exit is None or func.first_exit == at:
             return self.epilogue(func)
         return Jump(b"", None, func.first_exit)
+
+
+def _gpr(where: Location) -> Gpr:
+    assert isinstance(where, InReg), "integers are in general-purpose registers"
+    return Gpr[where.reg.upper()]
 
 
 def _call_target(prog: Prog, at: int, insn: CallHelper | CallSubprog | CallKfunc) -> int | str:

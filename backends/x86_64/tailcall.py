@@ -77,8 +77,16 @@ class TailCalls:
         tail = self.charge() + self.unwind(saved, stack_bytes) + find + bytes.fromhex("ffe1") + x86.int3()
         empty = x86.jcc_short(Cond.E, len(tail))
         load = bytes.fromhex("488b8cd6") + struct.pack("<i", at) + bytes.fromhex("4885c9") + empty + tail
-        rest = self.pointer(stack_bytes) + _CMP_COUNT + x86.jcc_short(Cond.AE, len(load)) + load
-        return bytes.fromhex("89d2") + compare + x86.jcc_short(leave, len(rest)) + rest
+        rest = self.pointer(stack_bytes) + self.compare_count() + x86.jcc_short(Cond.AE, len(load)) + load
+        return self.truncate() + compare + x86.jcc_short(leave, len(rest)) + rest
+
+    def truncate(self) -> bytes:
+        """The index has 32 bits: `mov edx, edx`."""
+        return bytes.fromhex("89d2")
+
+    def compare_count(self) -> bytes:
+        """`cmp qword [rax], 33`."""
+        return _CMP_COUNT
 
     def charge(self) -> bytes:
         """One tail call more; a miss is none."""
@@ -93,7 +101,7 @@ class TailCalls:
         unwind = self.unwind(saved, stack_bytes)
         rest = self.charge() + unwind + x86.NOPS[5]
         bypass = x86.jmp_near(len(rest))
-        head = self.pointer(stack_bytes) + _CMP_COUNT
+        head = self.pointer(stack_bytes) + self.compare_count()
         head += x86.jcc_short(Cond.AE, len(bypass) + len(rest))
         code = head + bypass + rest
         return Direct(code, len(head), len(code) - 5, map_, key)

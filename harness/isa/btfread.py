@@ -9,8 +9,22 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from harness.isa import btf
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, Param
+from harness.isa.ctypes import (
+    X86_64,
+    CArray,
+    CFloat,
+    CInt,
+    CPtr,
+    CStruct,
+    CType,
+    CVoid,
+    IncompleteError,
+    Member,
+    Param,
+    struct_layout,
+)
 from harness.isa.proto import Proto
+from harness.isa.slots import MAX_NESTING, MAX_VALUE_BYTES
 
 # Bytes after the 12 of struct btf_type: fixed, and for each of its `vlen` rows.
 _REST: Final[Mapping[int, tuple[int, int]]] = {
@@ -97,7 +111,7 @@ class Types:
             return CVoid()
         found = self.at(number)
         match found.kind:
-            case btf.INT if found.value <= 8:
+            case btf.INT if found.value <= 16:
                 encoding = found.rest[3]
                 name = "bool" if encoding & 4 else found.name
                 return CInt(name, found.value, bool(encoding & 1))
@@ -107,12 +121,55 @@ class Types:
                 if depth >= MAX_DEPTH:
                     raise BtfError(f"pointers more than {MAX_DEPTH} deep")
                 return CPtr(self._pointed(found.value, depth))
+            case btf.STRUCT | btf.UNION if depth == 0:
+                return self._struct(found, depth)
             case btf.STRUCT | btf.UNION | btf.FWD:
-                return CStruct(found.name or "anonymous")
+                return CStruct(found.name or "anonymous", union=found.kind == btf.UNION)
             case _:
                 raise BtfError(
                     f"type {number} (kind {found.kind}, {found.value} bytes) is none of a parameter or result"
                 )
+
+    def _struct(self, found: Type, depth: int) -> CStruct:
+        """A struct with its members, packed where their places say so.
+
+        Without them where they fit neither way, and where nobody could pass it by value.
+        """
+        if max(found.value, found.vlen) > MAX_VALUE_BYTES or depth > MAX_NESTING:
+            return CStruct(found.name or "anonymous", union=found.kind == btf.UNION)
+        members: list[Member] = []
+        places: list[int] = []
+        for name, kind, at in found.members:
+            bits = at >> 24 if found.flag else 0
+            members.append(Member(self.text(name), self._member(kind, depth + 1), bits=bits or None))
+            places.append(at & 0xFFFFFF if found.flag else at)
+        for packed in (False, True):
+            made = CStruct(found.name, tuple(members), found.kind == btf.UNION, packed)
+            try:
+                layout = struct_layout(made, X86_64)
+            except IncompleteError:
+                break
+            if layout.size == found.value and [placed.at_bit for placed in layout.fields] == places:
+                return made
+        return CStruct(found.name or "anonymous", union=found.kind == btf.UNION)
+
+    def _member(self, number: int, depth: int) -> CType:
+        """A type inside of a struct; what a pointer points to is left out."""
+        found = self.at(self.resolved(number))
+        match found.kind:
+            case btf.PTR:
+                return CPtr(CVoid())
+            case btf.FLOAT:
+                return CFloat(found.name, found.value)
+            case btf.ARRAY:
+                of, count = found.array
+                if depth >= MAX_DEPTH:
+                    raise BtfError(f"arrays more than {MAX_DEPTH} deep")
+                return CArray(self._member(of, depth + 1), count)
+            case btf.STRUCT | btf.UNION:
+                return self._struct(found, depth)
+            case _:
+                return self.ctype(number, depth)
 
     def _pointed(self, number: int, depth: int) -> CType:
         target = self.resolved(number)

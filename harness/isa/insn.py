@@ -469,6 +469,11 @@ class Prog:
         subprogs = tuple(replace(s, start=s.start - begin, end=s.end - begin) for s in self.subprogs[first:last])
         return Prog(self.insns[begin : begin + subprogs[-1].end], subprogs, self.kfuncs, self.maps)
 
+    @property
+    def tail_calls(self) -> bool:
+        """Whether it has prog arrays, without which nobody can tail call it."""
+        return any(map_.has_progs for map_ in self.maps)
+
     def program_of(self, subprog: int) -> int:
         """The number of the program that a subprog belongs to."""
         return max(number for number, main in enumerate(self.mains) if main <= subprog)

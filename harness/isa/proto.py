@@ -53,25 +53,28 @@ def _read(reader: Declarations) -> Proto:
 
 
 def parse_bpf_proto(text: str) -> Proto:
-    """A prototype of a BPF function or kfunc: integers of up to 8 bytes, pointers, structs by name. Raises ProtoError."""
+    """A prototype of a BPF function or kfunc: integers, pointers, structs with their members. Raises ProtoError.
+
+    What of it can be passed is the verifier's question.
+    """
     reader = Declarations(text)
     proto = _read(reader)
     if proto.variadic:
         raise ProtoError(text.index("..."), "expected parameters that a BPF function can have, found '...'")
     for name, ctype in (("", proto.result), *((param.name, param.type) for param in proto.params)):
         if not _is_bpf(ctype):
-            wanted = "an integer of up to 8 bytes, a pointer to one, or a struct by name"
+            wanted = "an integer, a struct with its members, or a pointer to an integer or struct"
             raise ProtoError(reader.columns.get(name, 0), f"expected {wanted}, found {type_text(ctype)}")
     return proto
 
 
 def _is_bpf(ctype: CType) -> bool:
     match ctype:
+        case CPtr(CStruct()):
+            return True
         case CPtr(to):
             return _is_bpf(to)
-        case CInt():
-            return ctype.size <= 8
         case CStruct():
-            return ctype.members is None
+            return ctype.members is not None
         case _:
             return isinstance(ctype, BpfType)

@@ -181,6 +181,39 @@ def test_variants(load: Loads) -> None:
     assert second.expect.place == (ExpectedPlace("arm64", "f", "b", "x1"),)
 
 
+WIDE = """\
+- case: wide
+  about: Values of two slots are written as their halves.
+  spec: SA-V-13
+  since: "7.4"
+  kfuncs: {"__int128 kf(struct {u32 c[3];} s)": s}
+  prog:
+    main: exit
+    "struct pair {u64 lo, hi;}; u64 f(u8 a, struct pair p, u64 b)": exit
+    "u64 g(u64 *a, __int128 v)": exit
+  expect:
+    verdict: accept
+    calls:
+      - {f: [1, [2, -1], 3]}
+      - {kf: [[4, 0xffffffff]]}
+      - {g: [5, 6]}
+    place:
+      arm64: {f.p: "x1, x2", kf.s: "[sp+0], [sp + 8]"}
+      x86_64: {f.p: "r9, [rsp]"}
+"""
+
+
+def test_values_of_two_slots(load: Loads) -> None:
+    (case,) = load.cases(WIDE)
+    assert case.since == "7.4"
+    assert case.expect.calls == (
+        ExpectedCall("f", (1, 2, 2**64 - 1, 3)),
+        ExpectedCall("kf", (4, 0xFFFF_FFFF)),
+        ExpectedCall("g", (5, 6)),  # a pointer: a static function that has a slot for each parameter
+    )
+    assert [place.where for place in case.expect.place] == ["x1, x2", "[sp], [sp+8]", "r9, [rsp]"]
+
+
 def test_names_of_variants(load: Loads) -> None:
     def names(rows: str) -> list[str]:
         return [case.name for case in load.cases(SMALL.replace("r0 = 6", "r0 = ${v}") + f"  params: [{rows}]\n")]
@@ -258,7 +291,7 @@ MALFORMED = [
         small("retval: 6", "retval: 18446744073709551616"),
         ["8:37: retval: expected an integer from -2^63 to 2^64-1, found 18446744073709551616"],
     ),
-    (small("retval: 6", "calls: [{f: [x]}]"), ["8:42: f: expected an integer, found text 'x'"]),
+    (small("retval: 6", "calls: [{f: [x]}]"), ["8:42: f: expected an integer or a list, found text 'x'"]),
     (nine("kfuncs]", "kfunks]"), [
         "5:33: needs: expected one of stack_args, kfuncs, subprogs, global_funcs, found 'kfunks' (did you mean 'kfuncs'?)"
     ]),
@@ -293,7 +326,7 @@ MALFORMED = [
         "9:20: expected a type (void, u8 to u64, int, long, bool, struct NAME, ...), found 'u9'"
     ]),
     (nine("u8 p", "u8 *p, float x"), [
-        "9:20: expected an integer of up to 8 bytes, a pointer to one, or a struct by name, found float"
+        "9:20: expected an integer, a struct with its members, or a pointer to an integer or struct, found float"
     ]),
     (nine("bare:", "kf:"), ["22:5: there is a function 'kf' already"]),
     (nine("s64 kg", "global s64 kg"), ["10:5: a kfunc is neither global nor static"]),
@@ -365,6 +398,23 @@ MALFORMED = [
         "9:12: nothing in this row can name it: give it a key with an integer or a short text"
     ]),
 ]  # fmt: skip
+
+
+WRONG_WIDE = [
+    (("[2, -1]", "2"), "13:17: f: expected a list of two halves for p"),
+    (("{f: [1,", "{f: [[1, 2],"), "13:14: f: expected a single value for a"),
+    (("0xffffffff]", "0x100000000]"), "14:19: kf: u32 holds 0 to 4294967295, found 4294967296"),
+    (("[2, -1]", "[2]"), "13:17: f: expected at least 2 items, found 1"),
+    (("x1, x2", "x1, x2, x3"), "17:20: f.p: expected x0 to x30, [sp], or [sp+N], found 'x1, x2, x3'"),
+    (('"7.4"', "7.4"), "4:10: '7.4' is ambiguous in YAML: quote it"),
+    (('"7.4"', "soon"), "4:10: since: expected a kernel's version in quotes"),
+]
+
+
+@pytest.mark.parametrize(("change", "want"), WRONG_WIDE)
+def test_wrong_values_of_two_slots(change: tuple[str, str], want: str, load: Loads) -> None:
+    (error,) = load.errors(WIDE.replace(*change))
+    assert error.startswith(f"bad.yaml:{want}")
 
 
 @pytest.mark.parametrize(("text", "want"), MALFORMED)

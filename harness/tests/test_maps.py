@@ -92,7 +92,7 @@ def test_helpers_are_given_addresses() -> None:
 
 
 WRONG = {
-    "type: expected one of hash, array, found 'queue'": replace(ARRAY, type="queue"),
+    "type: expected one of hash, array, prog_array, found 'queue'": replace(ARRAY, type="queue"),
     "key: expected 4 bytes, as an array has, found 8": replace(ARRAY, key_size=8),
     "key: expected 1 to 512 bytes, found 513": replace(HASH, key_size=513),
     "value and entries: expected 1 or more": replace(HASH, value_size=0),

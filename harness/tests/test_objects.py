@@ -70,7 +70,7 @@ WRONG = {
     ("u64 a, struct pair *p", "u64 a"): "kf: the object calls it with 2 arguments",
     ("kf(u64", "kg(u64"): "the object calls no kg",
     ("  elf:", "  maps: {m: {type: array, key: 4, value: 8, entries: 1}}\n  elf:"): "maps goes with prog: an object has its own",
-    ("  elf:", "  prog: {main: exit}\n  elf:"): "expected one of prog, elf and trampoline, found prog and elf",
+    ("  elf:", "  prog: {main: exit}\n  elf:"): "expected one of prog, progs, elf and trampoline, found prog and elf",
     ("function: with_kfunc", "funktion: with_kfunc"): "unknown key 'funktion' (did you mean 'function'?)",
 }  # fmt: skip
 

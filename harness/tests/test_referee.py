@@ -113,6 +113,26 @@ def test_what_is_asked(name: str, tmp_path: Path) -> None:
     assert [m.got for m in result.mismatches][:1] == ([got] if got else [])
 
 
+def test_a_case_that_says_that_the_kernel_is_too_old(tmp_path: Path) -> None:
+    """It is skipped without failing the run, as long as something else ran."""
+    old = judged(tmp_path, ACCEPTED, Unsupported("Linux 7.2 is older than 7.4", told=True))
+    other = judged(tmp_path, ACCEPTED, Unsupported("no kernel"))
+    ran = judged(tmp_path, ACCEPTED, RAN)
+    assert (old.status, old.told, old.reason) == ("skipped", True, "Linux 7.2 is older than 7.4")
+    assert (other.told, ran.told) == (False, False)
+
+    def status(*results: Result) -> int:
+        return cli._status(list(results), cli.Loaded(), interrupted=False, allow_skips=False)
+
+    assert [status(old, ran), status(other, ran), status(old)] == [0, 1, 1]
+
+
+def test_the_kernel_is_told_since_when(tmp_path: Path) -> None:
+    judge = Judge(RAN)
+    Suite().judge(case_of(tmp_path, ACCEPTED.replace("  ctx", '  since: "7.4"\n  ctx')), judge)
+    assert [job.since for job in judge.jobs] == ["7.4"]
+
+
 CRASH = Difference("crashed", "a NULL pointer", "differs.yaml")
 
 

@@ -100,7 +100,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "retval: expected an integer from -2^63 to 2^64-1, found -9223372036854775809": ("expect.retval", -(2**63) - 1),
     "calls: expected a list, found a mapping": ("expect.calls", {}),
     "calls: expected at most 1 key, found 2": ("expect.calls", [{"f": [], "g": []}]),
-    "f: expected an integer, found text 'x'": ("expect.calls", [{"f": ["x"]}]),
+    "f: expected an integer or a list, found text 'x'": ("expect.calls", [{"f": ["x"]}]),
     "f: expected a list, found integer 1": ("expect.calls", [{"f": 1}]),
     "a: expected x0 to x30, [sp], or [sp+N], found 'x31'": ("expect.place", {"arm64": {"a": "x31"}}),
     "a: expected a 64-bit register (rdi, r8, ...), [rsp], or [rsp+N], found '[sp]'": (

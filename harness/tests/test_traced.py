@@ -53,7 +53,7 @@ WRONG = {
     ("returns: 5", "returns: 0x10000000000000000"): "does not hold 18446744073709551616",
     ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, found 'fentri'",
     ("{arm64: {d: x1}", "{arm64: {e: x1}"): "f has no parameter 'e' (parameters: a, d)",
-    ("  expect:", "  prog: {main: exit}\n  expect:"): "expected one of prog, elf and trampoline, found prog and trampoline",
+    ("  expect:", "  prog: {main: exit}\n  expect:"): "expected one of prog, progs, elf and trampoline, found prog and trampoline",
     ("  expect:", "  needs: [kfuncs]\n  expect:"): "needs goes with prog",
     ("retval: 5", 'memory: "00"'): "memory goes with prog",
     ("verdict: accept, retval: 5", "verdict: reject, rule: tramp-load"): "place goes with verdict: accept only",
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_told(change: tuple[str, str], tmp_path: Path) -> None:
 
 def test_neither_prog_nor_trampoline(tmp_path: Path) -> None:
     text = "- {case: x, about: It is., spec: y, expect: {verdict: accept}}\n"
-    assert "expected one of prog, elf and trampoline, found none" in str(load(tmp_path, text).errors[0])
+    assert "expected one of prog, progs, elf and trampoline, found none" in str(load(tmp_path, text).errors[0])
 
 
 FAILS = {

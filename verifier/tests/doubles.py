@@ -3,17 +3,18 @@
 from collections.abc import Iterable
 
 from harness.isa.insn import Op, Subprog
+from harness.isa.opcodes import MAX_REG_ARGS
 from verifier import rules
-from verifier.state import Frame, RegState, State
+from verifier.state import NOT_INIT, Frame, RegState, State
 from verifier.verify import Verifier
 
 
 class SlotsSurviveCalls(Verifier):
     """BS-07, BS-08: a call leaves the caller's stack arguments as they were."""
 
-    def after_call(self, frame: Frame, result: RegState) -> None:
+    def after_call(self, frame: Frame, result: RegState, high: RegState = NOT_INIT) -> None:
         slots = frame.slots[:]
-        super().after_call(frame, result)
+        super().after_call(frame, result, high)
         frame.slots = slots
 
 
@@ -122,3 +123,24 @@ class AtomicsAnywhere(Verifier):
 
     def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
         return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.ValueAligned)]
+
+
+class OneSlotForEachParameter(Verifier):
+    """HZ-8: a function's stack arguments are counted by its parameters, whatever their sizes. Linux before 7.4."""
+
+    def incoming_slots(self, index: int, subprog: Subprog) -> int:
+        return 0 if index == 0 or subprog.proto is None else max(len(subprog.proto.params) - MAX_REG_ARGS, 0)
+
+
+class HighHalfNotGivenBack(Verifier):
+    """R2 holds nothing after any call. Linux before 7.4."""
+
+    def after_call(self, frame: Frame, result: RegState, high: RegState = NOT_INIT) -> None:
+        super().after_call(frame, result)
+
+
+class ResultIsR0(Verifier):
+    """A result of two registers is looked at in one."""
+
+    def gives_pair(self, subprog: int) -> bool:
+        return False

@@ -1,6 +1,6 @@
 """JITs with one defect each: a subclass that overrides one method. The id is the bug seed of the arm64 rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from backends.arm64 import encode as a64
@@ -21,6 +21,8 @@ from backends.arm64.jit import (
     Step,
 )
 from backends.arm64.lower import Scratch
+from backends.arm64.trampoline import MODEL, RULES
+from backends.marshal import Marshal, Move
 from harness.isa import opcodes as op
 from harness.isa.ctypes import rounded_up
 from harness.isa.insn import (
@@ -36,6 +38,7 @@ from harness.isa.insn import (
     StoreRelease,
     Swap,
 )
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts
 
 
@@ -335,3 +338,24 @@ class ClearsTheMask(Arm64Jit):
                 for word in words
             ]
         return words
+
+
+class KfuncArgsNotMoved(Arm64Jit):
+    """A kfunc is called as a BPF function would be: its __int128 are where BPF code left them. Linux before 7.4."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return ()
+
+
+class KfuncArgsAtOddRegisters(Arm64Jit):
+    """AAPCS64, C.10: an __int128 starts at the next register, odd or even."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return Marshal(MODEL, replace(RULES, pairs=False)).moves(proto)
+
+
+class KfuncArgsSplit(Arm64Jit):
+    """AAPCS64, C.13: registers that a struct did not fit are given to what comes behind it."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return Marshal(MODEL, replace(RULES, assumed=replace(RULES.assumed, stops=False))).moves(proto)

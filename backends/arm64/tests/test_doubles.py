@@ -21,6 +21,14 @@ def _kfunc(count: int, before: str = "", after: str = "", stack: int = 0) -> Ver
     return verified(("main", text, FuncFacts(stack, 0, max(count - 5, 0))), kfuncs=[proto])
 
 
+def _c_kfunc(params: str, slots: int) -> Verified:
+    """Main passes 101, 102, ... to a kfunc with values of two slots."""
+    regs = "\n".join(f"r{n} = {100 + n}" for n in range(1, 6))
+    stores = "\n".join(f"*(u64 *)(r11 - {8 * (k - 5)}) = {100 + k}" for k in range(6, slots + 1))
+    text = f"{regs}\n{stores}\ncall f\nexit"
+    return verified(("main", text, FuncFacts(0, 0, slots - 5)), kfuncs=[f"u64 f({params})"])
+
+
 def _subprog(count: int, body: str, after: str = "") -> Verified:
     """Main passes 101, 102, ... to a subprog."""
     slots = "\n".join(f"*(u64 *)(r11 - {8 * (k - 5)}) = {100 + k}" for k in range(6, count + 1))
@@ -74,6 +82,11 @@ TRIGGERS: dict[type[Arm64Jit], Verified] = {
     doubles.FetchForgotten: _atomic("r0 = atomic64_fetch_add((u64 *)(r10 - 8), r0)"),
     doubles.OldValueForgotten: _atomic("r0 = atomic64_cmpxchg((u64 *)(r10 - 8), r0, r1)"),
     doubles.ClearsTheMask: _atomic("r0 = atomic64_fetch_and((u64 *)(r10 - 8), r0)\nr0 = *(u64 *)(r10 - 8)"),
+    doubles.KfuncArgsNotMoved: _c_kfunc("u64 a, __int128 b, u64 c, u64 d", 5),
+    doubles.KfuncArgsAtOddRegisters: _c_kfunc("u64 a, __int128 b, u64 c, u64 d", 5),
+    doubles.KfuncArgsSplit: _c_kfunc(
+        "u64 a, u64 b, u64 c, u64 d, u64 e, u64 f, u64 g, struct {u64 lo, hi;} p, u64 h", 10
+    ),
     doubles.RecordNotPopped: verified(("main", "r0 = 0\nexit", NO_STACK)),
 }
 STATIC = {doubles.NoLandingPad}  # the emulator does not enforce landing pads

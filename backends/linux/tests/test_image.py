@@ -2,6 +2,7 @@
 
 import pytest
 
+from backends.decode import decode_image
 from backends.image import Addresses, Image
 from backends.linux.ask import Answer, NativeFunc
 from backends.linux.image import ImageError, called, image_of
@@ -37,6 +38,14 @@ def test_x86_64_calls() -> None:
     assert [(s.name, s.offset, s.size, s.subprog) for s in image.symbols] == [("main", 0, 11, 0), ("f", 16, 1, 1)]
     assert image.insn_offsets == (0, 5, 10, 16, 16)
     assert (image.inlined, image.kernel_data, image.landing_pads) == (frozenset(), False, False)
+
+
+def test_x86_64_padding() -> None:
+    """What lies between two functions never takes the first bytes of the second for its own."""
+    lines = [(0, X86_MAIN), (1, X86_MAIN + 14), (2, X86_SUB), (3, X86_SUB + 4)]
+    main = "90" * 9 + "e8" + rel32(X86_SUB, X86_MAIN + 14) + "c3"
+    image = moved("x86_64", "call f\nexit", [(X86_MAIN, main), (X86_SUB, "f30f1efac3")], lines, "r0 = 0\nexit")
+    assert decode_image(image).insns[16].mnemonic == "endbr64"
 
 
 def test_x86_64_return_thunk() -> None:
@@ -123,7 +132,7 @@ def test_x86_64_per_cpu_keeps_its_place_in_the_page() -> None:
 
 
 def test_functions_lie_on_multiples_of_16() -> None:
-    """Of 17, 16 and 1 bytes: at 0, 32 and 48, in the order of the kernel, with zeros between them."""
+    """Of 17, 16 and 1 bytes: at 0, 32 and 48, in the order of the kernel, with traps between them."""
     funcs = [(X86_MAIN, "90" * 16 + "c3"), (X86_SUB, "90" * 15 + "c3"), (X86_SUB + 0x100, "c3")]
     lines = [(0, X86_MAIN), (1, X86_MAIN + 16), (2, X86_SUB), (4, X86_SUB + 0x100)]
     prog = assemble([Source("main", "call f\nexit"), Source("f", "call g\nexit"), Source("g", "exit")], []).prog
@@ -132,7 +141,7 @@ def test_functions_lie_on_multiples_of_16() -> None:
     assert [(s.name, s.offset, s.size, s.subprog) for s in image.symbols] == [
         ("main", 0, 17, 0), ("f", 32, 16, 1), ("g", 48, 1, 2),
     ]  # fmt: skip
-    assert image.code.hex() == ("90" * 16 + "c3").ljust(64, "0") + "90" * 15 + "c3" + "c3".ljust(32, "0")
+    assert image.code.hex() == ("90" * 16 + "c3").ljust(64, "c") + "90" * 15 + "c3" + "c3".ljust(32, "c")
     assert (image.arch, image.base, image.source.prog) == ("x86_64", BASE, prog)
     assert image.insn_offsets == (0, 16, 32, 48, 48)
 

@@ -35,7 +35,12 @@ ROWS: list[tuple[str, int | str]] = [
     (f"u64 twelve({TWELVE})", "a11"),
     (f"u64 thirteen({TWELVE}, u64 m)", "sum"),
     ("u64 pointers(void *p, struct pair *q, u64 *r, u8 s)", "s"),
-    ("u64 structs(u64 a, u64 b, u64 c, u64 d, struct pair p, u64 e)", "sum"),
+    ("u64 structs(u64 a, u64 b, u64 c, u64 d, struct pair {u64 a, b;} p, u64 e)", "sum"),
+    ("u64 others(struct pair {u8 c[3];} p, union {u64 a; u32 b;} q, struct {struct pair p; void *q;} r)", "sum"),
+    ("u64 wide(u64 a, __int128 b, struct {u32 a[3];} c)", "sum"),
+    ("__int128 back(u64 a, __int128 b)", "b"),
+    ("struct two {u64 a, b;} constant(struct two t)", -2),
+    ("u64 large(struct {u64 a, b, c;} t)", "t"),
     ("u64 named(u64 int_, u64 u64_t, u64 sum)", "sum"),
     ("u64 ctx(struct c *p __arg_ctx)", 1),
 ]
@@ -148,7 +153,7 @@ def read_types(blob: bytes, first: int, first_string: int) -> dict[int, tuple[in
         text = strings[own : strings.index(b"\0", own)].decode() if name else ""
         kind, vlen = info >> 24 & 31, info & 0xFFFF
         found[first + len(found)] = (kind, text, vlen, size)
-        at += 12 + {1: 4, 4: 12 * vlen, 13: 8 * vlen, 17: 4}.get(kind, 0)
+        at += 12 + {1: 4, 3: 12, 4: 12 * vlen, 5: 12 * vlen, 13: 8 * vlen, 17: 4}.get(kind, 0)
     return found
 
 
@@ -212,7 +217,7 @@ def test_a_kernel_without_unloading_and_with_another_layout(arch: str, tmp_path:
 def test_what_a_function_computes() -> None:
     def line(text: str, returns: int | str) -> str:
         lines = list(kmod._function(kmod.Kfunc("f", Body(parse_proto(text), returns))))
-        return re.sub(r".*\{ return (.*); \}", r"\1", lines[1])
+        return re.sub(r".*return (.*); \}", r"\1", lines[-1])
 
     assert line("u64 f(u8 a, s8 b, bool c, s32 d, long e)", "sum") == (
         "(u64)(u8)p0 + (u64)(s8)p1 + (u64)(u8)p2 + (u64)(s32)p3 + (u64)(s64)p4"
@@ -221,6 +226,10 @@ def test_what_a_function_computes() -> None:
     assert line("u64 f(void)", "sum") == "0"
     assert line("u64 f(u64 a)", -2) == "0xfffffffffffffffeull"
     assert line("u64 f(struct x *p)", "p") == "p0"
+    assert line("u64 f(s8 a, __int128 b)", "sum") == "(u64)(s8)p0 + c1[0] + c1[1]"
+    assert line("u64 f(struct {u32 a, b;} p)", "p") == "c0[0]"
+    assert line("__int128 f(u8 a, struct {u64 a, b;} p)", "p") == "(unsigned __int128)c1[1] << 64 | c1[0]"
+    assert line("__int128 f(u8 a)", -2) == "(unsigned __int128)0xffffffffffffffffull << 64 | 0xfffffffffffffffeull"
 
 
 @pytest.mark.parametrize("name", ["", "9", "A", "a-b", 'a"', "a" * 56])

@@ -9,7 +9,7 @@ from backends.base import Died, Job, Loaded, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image, Symbol
 from backends.linux import golden
-from backends.linux.backend import Accepted
+from backends.linux.backend import Accepted, too_old
 from backends.linux.differs import DiffersError, load_differences, version_of
 from backends.linux.golden import Golden, GoldenError, to_record, words_of
 from harness.isa.asm import Source, assemble
@@ -75,6 +75,18 @@ def test_no_record(tmp_path: Path) -> None:
     reply = recorded(tmp_path).reply(JOB)
     assert isinstance(reply, Unsupported)
     assert "has no such case" in reply.reason
+
+
+def test_a_kernel_that_is_too_old(tmp_path: Path) -> None:
+    """Linux 7.2.13 on record: newer cases are skipped, whether they are on record or not."""
+    source = recorded(tmp_path, (JOB, ACCEPTED))
+    asked = {since: source.reply(replace(JOB, since=since)) for since in ("", "7.2", "7.2.13", "7.2.14", "7.4")}
+    assert [since for since, reply in asked.items() if isinstance(reply, Unsupported) and reply.told] == [
+        "7.2.14",
+        "7.4",
+    ]
+    assert asked["7.4"] == Unsupported("Linux 7.2.13-x is older than 7.4, the first that the case is about", told=True)
+    assert too_old(replace(JOB, since="7.4"), "7.10.1") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 9}'])

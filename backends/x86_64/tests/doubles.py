@@ -3,13 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from backends.marshal import SPARE, Marshal, Move
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
 from backends.x86_64.jit import Func, X8664Jit
 from backends.x86_64.relax import Call, Jump, Piece
-from harness.isa.insn import Alu, Atomic, Branch, Goto, Imm, Insn, LoadArg, Reg, Store, StoreArg, Swap
+from backends.x86_64.trampoline import MODEL, RULES
+from harness.isa.insn import (
+    Alu,
+    Atomic,
+    Branch,
+    CallKfunc,
+    Goto,
+    Imm,
+    Insn,
+    LoadArg,
+    Op,
+    Prog,
+    Reg,
+    Store,
+    StoreArg,
+    Swap,
+)
 from harness.isa.opcodes import ATOMIC_ADD, CMPXCHG, DIV, FETCH_ADD, MASK32, MOD, MOV, MOVSX8, MOVSX16, SDIV, SMOD
+from harness.isa.proto import Proto
 from harness.isa.verified import FuncFacts
 
 
@@ -298,3 +316,39 @@ class LoopForgetsR0(X8664Jit):
     def atomic(self, insn: Atomic) -> bytes:
         code = super().atomic(insn)
         return code[:-3] if insn.op in lower.LOOPS else code
+
+
+class KfuncArgsNotMoved(X8664Jit):
+    """A kfunc is called as a BPF function would be: its structs are where BPF code left them. Linux before 7.4."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return ()
+
+
+class KfuncArgsInACircle(X8664Jit):
+    """Two places are exchanged by one move after the other, without a third."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return [move for move in super().c_moves(proto) if SPARE not in (move.source, move.target)]
+
+
+class KfuncArgsNotAligned(X8664Jit):
+    """PsABI 3.2.3: an __int128 on the stack is put at the next eightbyte, aligned or not."""
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        return Marshal(MODEL, replace(RULES, is_wide=lambda ctype: False)).moves(proto)
+
+
+class KfuncAreaNotReserved(X8664Jit):
+    """The stack has room for BPF's slots, not for the holes that C leaves between arguments."""
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        return 0
+
+
+class HighHalfLeftBehind(X8664Jit):
+    """The high half of a kfunc's result stays in rdx."""
+
+    def call_c(self, prog: Prog, func: Func, insn: CallKfunc, call: Piece) -> Piece:
+        piece = super().call_c(prog, func, insn, call)
+        return replace(piece, after=b"") if isinstance(piece, Call) else piece

@@ -118,8 +118,8 @@ def _stub(machine: unicorn.Uc, address: int, params: int, returns: int, result: 
         rsp = machine.reg_read(uc.UC_X86_REG_RSP)
         stack = [int.from_bytes(machine.mem_read(rsp + 8 + 8 * i, 8), "little") for i in range(6)]
         result.calls.append((*[machine.reg_read(reg) for reg in ARG_REGS], *stack)[:params])
-        for reg in SCRATCH:
-            machine.reg_write(reg, POISON)
+        for i, reg in enumerate(SCRATCH):
+            machine.reg_write(reg, POISON + i)
         machine.mem_write(rsp + 8, POISON.to_bytes(8, "little") * max(params - 6, 0))
         machine.reg_write(uc.UC_X86_REG_RAX, returns)
 

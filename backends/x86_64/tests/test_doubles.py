@@ -4,7 +4,7 @@ import pytest
 
 from backends.x86_64.jit import Options, X8664Jit
 from backends.x86_64.tests import doubles
-from backends.x86_64.tests.machine import Program, Run
+from backends.x86_64.tests.machine import POISON, Program, Run
 
 REGS = "r1 = 0x101\nr2 = 0x202\nr3 = 0x303\nr4 = 0x404\nr5 = 0x505\n"
 FIVE = (0x101, 0x202, 0x303, 0x404, 0x505)
@@ -101,6 +101,27 @@ LOOP: Trigger = (
     7,
 )
 
+NINE_SLOTS = "".join(f"*(u64 *)(r11 - {8 * n}) = {0x600 + n}\n" for n in range(1, 5))
+CIRCLE: Trigger = (  # psABI 3.2.3: the struct is on the stack, and r9 is for the integer behind it
+    main(
+        f"{NINE_SLOTS}{REGS}call mixed\nexit",
+        (0, 0, 4),
+        {"u64 mixed(u64 a, u64 b, u64 c, u64 d, u64 e, struct {u64 lo, hi;} p, u64 f, u64 g)": 0x77},
+    ),
+    [(*FIVE, 0x603, 0x601, 0x602)],
+    0x77,
+)
+ALIGNED: Trigger = (  # argument 7, a hole with what BPF code left there, the two halves and the last argument
+    main(
+        f"{NINE_SLOTS}*(u64 *)(r11 - 40) = 0x605\n{REGS}r6 = 7\ncall wide\nexit",
+        (0, 0, 5),
+        {"u64 wide(u64 a, u64 b, u64 c, u64 d, u64 e, u64 f, u64 g, __int128 v, u64 h)": 0x77},
+    ),
+    [(*FIVE, 0x601, 0x602, 0x603, 0x603)],
+    0x77,
+)
+PAIR: Trigger = (main("r1 = 1\ncall two\nr0 = r2\nexit", (0, 0, 0), {"__int128 two(u64 a)": 0x77}), [(1,)], POISON + 2)
+
 DOUBLES: dict[type[X8664Jit], tuple[Trigger, str]] = {
     doubles.Arg6NotSet: (ARG6_REG, "calls"),
     doubles.Arg6InMemory: (ARG6_REG, "calls"),
@@ -137,6 +158,11 @@ DOUBLES: dict[type[X8664Jit], tuple[Trigger, str]] = {
     doubles.FetchForgotten: (FETCH, "r0"),
     doubles.OldValueForgotten: (OLD, "r0"),
     doubles.LoopForgetsR0: (LOOP, "r0"),
+    doubles.KfuncArgsNotMoved: (CIRCLE, "calls"),
+    doubles.KfuncArgsInACircle: (CIRCLE, "calls"),
+    doubles.KfuncArgsNotAligned: (ALIGNED, "calls"),
+    doubles.KfuncAreaNotReserved: (ALIGNED, "rbx"),
+    doubles.HighHalfLeftBehind: (PAIR, "r0"),
 }
 
 

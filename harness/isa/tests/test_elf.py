@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.isa.btf import GLOBAL, Btf
+from harness.isa.btf import GLOBAL, STATIC, Btf
 from harness.isa.btfread import BtfError, read_btf
-from harness.isa.ctypes import CInt, CPtr, CVoid
+from harness.isa.ctypes import CInt, CPtr, CStruct, CVoid
 from harness.isa.elf import ElfError, ElfProgram, load_object
 from harness.isa.proto import parse_proto
 
@@ -169,6 +169,33 @@ def test_btf_that_we_write_is_read() -> None:
     assert isinstance(param.type, CPtr)
     assert param.type.ctx
     assert (read.ctype(0), read.ctype(types.type_id(CInt("u32", 4, False)))) == (CVoid(), CInt("u32", 4, False))
+
+
+VALUES = (
+    "u64 f(u32 a, struct pair {u64 lo; u64 hi;} p, __int128 v)",
+    "struct three {u8 c[3];} f(union u {u64 a; u8 b[9];} u)",
+    "u64 f(struct packed {u8 a; u64 b;} __attribute__((packed)) p)",
+    "u64 f(struct bits {u32 a:3; u32 b:7; u64 c;} p)",
+    "u64 f(struct out {struct in {u16 a; u16 b;} i[2]; u32 c;} p)",
+    "u64 f(struct two {void *a; float b;} p)",
+)
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_values_of_up_to_16_bytes_are_read_with_their_members(text: str) -> None:
+    types = Btf()
+    number = types.func(parse_proto(text), STATIC)
+    assert str(read_btf(types.blob()).proto(number)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["struct large {u64 a, b, c;}", "struct odd {u64 a; u64 b __attribute__((aligned(32)));}"]
+)
+def test_structs_that_nobody_passes_by_value_are_read_by_name(text: str) -> None:
+    types = Btf()
+    number = types.func(parse_proto(f"u64 f({text} s)"), STATIC)
+    (param,) = read_btf(types.blob()).proto(number).params
+    assert param.type == CStruct(text.split()[1])
 
 
 BROKEN = {

@@ -32,7 +32,7 @@ def param(text: str) -> CType:
 
 def test_bpf_types() -> None:
     proto = parse_bpf_proto(
-        "static u64 f(u8 a, s16, const struct pair *p, void *q, bool e, struct big b, void *c __arg_ctx)"
+        "static u64 f(u8 a, s16, const struct pair *p, void *q, bool e, struct big {u64 a; s8 b[3];} b, void *c __arg_ctx)"
     )
     assert [(p.name, p.type) for p in proto.params] == [
         ("a", CInt("u8", 1, False)),
@@ -40,11 +40,11 @@ def test_bpf_types() -> None:
         ("p", CPtr(CStruct("pair"))),
         ("q", CPtr(CVoid())),
         ("e", CInt("bool", 1, False)),
-        ("b", CStruct("big")),
+        ("b", CStruct("big", (Member("a", CInt("u64", 8, False)), Member("b", CArray(CInt("s8", 1, True), 3))))),
         ("c", CPtr(CVoid(), ctx=True)),
     ]
     assert not proto.is_global
-    assert str(proto) == "u64 f(u8 a, s16 a2, struct pair *p, void *q, bool e, struct big b, void *c)"
+    assert str(proto) == "u64 f(u8 a, s16 a2, struct pair *p, void *q, bool e, struct big {u64 a; s8 b[3];} b, void *c)"
 
 
 def test_no_parameters_and_linkage() -> None:
@@ -254,8 +254,9 @@ def test_refusals(text: str, column: int, message: str) -> None:
     ("text", "column", "found"),
     [
         ("float f(u64 a)", 0, "float"),
-        ("u64 f(u64 a, __int128 b)", 13, "__int128"),
-        ("u64 f(struct {u64 a;} s)", 6, "struct {u64 a;}"),
+        ("u64 f(u64 a, struct pair b)", 13, "struct pair"),
+        ("struct pair f(u64 a)", 0, "struct pair"),
+        ("typedef __int128 t __attribute__((aligned(8))); u64 f(t a)", 54, "t"),
         ("u64 f(u64 a, double *p)", 13, "double *"),
         ("u64 f(u64 a, int (*g)(void))", 13, "int (*)(void)"),
         ("u64 f(u64 a, ...)", 13, "'...'"),
