@@ -28,6 +28,7 @@ MAX32: Final = (1 << 32) - 1
 WIDE_KEYS: Final = (1 << 31, MAX32, 1 << 32, 1 << 32 | 1, 5 << 32 | 2, (1 << 64) - 1, 1 << 63)
 LARGE: Final = 300  # entries
 KFUNC: Final = Body(parse_proto("u64 kf(u64 a, u64 b, u64 c)"), "sum")
+WIDE_KFUNC: Final = Body(parse_proto("u64 kw(u64 a, u64 b, u64 c, u64 d, u64 e, u64 f, u64 g, u64 h, u64 i)"), "sum")
 HELPERS: Final = ("bpf_ktime_get_ns", "bpf_get_prandom_u32", "bpf_get_smp_processor_id")
 SIZES: Final = (8, 4, 2, 1)
 
@@ -87,7 +88,7 @@ class Generator:
         maps = [self.prog_array(f"m{number}", count) for number in range(rng.randint(1, 3))]
         if rng.random() < 0.3:
             maps.insert(rng.randint(0, len(maps)), Map("values", "array", 4, 8, 2))
-        kfuncs = (KFUNC,) if rng.random() < 0.4 else ()
+        kfuncs = (KFUNC, WIDE_KFUNC) if rng.random() < 0.4 else ()
         programs = tuple(_Program(rng, maps, kfuncs).sources() for _ in range(count))
         updates = self.updates(maps, count)
         during: dict[int, Update] = {}
@@ -151,17 +152,18 @@ class _Program:
     def __init__(self, rng: random.Random, maps: Sequence[Map], kfuncs: Sequence[Body]) -> None:
         self.rng, self.maps, self.kfuncs = rng, maps, kfuncs
         self.typed = rng.random() < 0.97  # its subprogs have BTF
+        self.is_leaf = rng.random() < 0.12  # it makes no tail call, and so may have stack arguments
 
     def sources(self) -> tuple[Source, ...]:
         """Its functions, those that are called."""
         callees = [self.callee(number) for number in range(self.rng.choice((0, 0, 0, 1, 1, 2)))]
-        main = _Function(self.rng, self.maps, self.kfuncs, callees).text()
+        main = _Function(self.rng, self.maps, self.kfuncs, callees, is_leaf=self.is_leaf).text()
         found = [Source("main", main)]
         for number, callee in enumerate(callees):
             if not any(f"call {callee.name}\n" in source.text for source in found):
                 continue
             following = callees[number + 1 :]
-            text = _Function(self.rng, self.maps, self.kfuncs, following, callee).text()
+            text = _Function(self.rng, self.maps, self.kfuncs, following, callee, self.is_leaf).text()
             found.append(Source(callee.name, text, callee.proto))
         return tuple(found)
 
@@ -187,6 +189,7 @@ class _Function:
     kfuncs: Sequence[Body]
     callees: Sequence[_Callee]
     me: _Callee | None = None
+    is_leaf: bool = False
     labels: int = 0
     home: str = ""  # where ctx is kept: a register or a place of the stack
     kept: dict[int, tuple[int, int]] = field(
@@ -199,9 +202,10 @@ class _Function:
         """Its insns: a beginning, blocks, an end."""
         self.choose()
         lines = [*self.start(), *self.note(self.rng.randint(1, 999))]
-        kinds = [self.tail, self.tail, self.tail, self.helper, self.turn_back]
+        kinds = [self.helper, self.turn_back, *([] if self.is_leaf else [self.tail] * 3)]
         kinds += [self.call] * 3 if self.callees else []
         kinds += [self.kfunc] if self.kfuncs else []
+        kinds += [self.wide_kfunc] * 2 if self.kfuncs and self.is_leaf else []
         kinds += [self.lookup] if self.free and any(not map_.has_progs for map_ in self.maps) else []
         for _ in range(self.rng.choice((1, 1, 2, 2, 3, 4))):
             lines += self.rng.choice(kinds)()
@@ -330,6 +334,13 @@ class _Function:
         lines = [f"r{reg} = {self.rng.choice(values)}" for reg in (1, 2, 3)]
         return [*lines, f"call {KFUNC.proto.name}", *self.mixed("r0"), *self.checks()]
 
+    def wide_kfunc(self) -> list[str]:
+        """A kfunc with four arguments on the stack of BPF."""
+        values = [f"r{reg}" for reg in self.kept] + [str(self.rng.randint(-9, 99))]
+        lines = [f"*(u64 *)(r11 - {8 * slot}) = {self.rng.choice(values)}" for slot in (1, 2, 3, 4)]
+        lines += [f"r{reg} = {self.rng.choice(values)}" for reg in (1, 2, 3, 4, 5)]
+        return [*lines, f"call {WIDE_KFUNC.proto.name}", *self.mixed("r0"), *self.checks()]
+
     def lookup(self) -> list[str]:
         """A value of an ordinary map, if it has the key; one more is added."""
         at, gone = self.free[0], self.label()
@@ -358,7 +369,9 @@ class _Function:
         one, other = self.rng.choice(arrays), self.rng.choice(arrays)
         several = self.rng.random() < 0.3
         lines, over = [self.ctx()], self.label()
-        guarded = self.rng.random() < 0.35
+        guarded, dead = self.rng.random() < 0.35, self.rng.random() < 0.03
+        if dead:  # on no path
+            lines += ["r2 = 1", f"if r2 == 1 goto {over}"]
         if guarded:
             lines += [f"r2 = *(u32 *)(r1 + {FUEL_AT})", f"if r2 == 0 goto {over}", "r2 += -1"]
             lines += [f"*(u32 *)(r1 + {FUEL_AT}) = r2"]
@@ -369,7 +382,7 @@ class _Function:
             lines += [f"r2 = {other.name} ll", f"{joins}:"]
         else:
             lines += [f"r2 = {one.name} ll"]
-        lines += ["call bpf_tail_call", *([f"{over}:"] if guarded else [])]
+        lines += ["call bpf_tail_call", *([f"{over}:"] if guarded or dead else [])]
         return [*lines, *self.note(self.rng.randint(1, 999)), *self.checks()]
 
     def key(self, map_: Map) -> list[str]:
