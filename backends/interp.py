@@ -40,7 +40,9 @@ MAX_STEPS: Final = 1_000_000
 STACK_BASE: Final = 0x7E57_0000_0000  # far from every constant that cases use
 FRAME_STRIDE: Final = 0x1000  # so that one frame's overflow is not another's data
 FRAME_BYTES: Final = 512
-MAX_FRAMES: Final = 16 * (MAX_TAIL_CALLS + 1)  # a program's, times the programs that tail calls from subprogs put on one stack
+MAX_FRAMES: Final = 16 * (
+    MAX_TAIL_CALLS + 1
+)  # a program's, times the programs that tail calls from subprogs put on one stack
 FEATURES: Final = frozenset({"stack_args", "kfuncs", "subprogs", "global_funcs", "tail_calls"})
 
 
