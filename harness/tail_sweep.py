@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Final
 
 from backends.base import Backend, Ran, Referee
@@ -148,10 +149,17 @@ def _count(case: Case, verdict: Verdict, result: Result, swept: Swept, *, first:
         swept.wrong.append(f"{text}\n{again}")
 
 
-def _chunk(first: int, last: int, names: Sequence[str]) -> Swept:
-    """In a process of its own."""
+@cache
+def _engines(names: tuple[str, ...]) -> list[Backend]:
+    """Of this process: an emulator is not made again and again."""
+    found = make_backends(names)
     gc.freeze()  # what is loaded by now stays
-    return sweep_some(first, last, make_backends(names))
+    return found
+
+
+def _chunk(first: int, last: int, names: tuple[str, ...]) -> Swept:
+    """In a process of its own."""
+    return sweep_some(first, last, _engines(names))
 
 
 def _parts(first: int, last: int, backends: Sequence[Backend], jobs: int) -> Iterator[Swept]:
@@ -159,7 +167,7 @@ def _parts(first: int, last: int, backends: Sequence[Backend], jobs: int) -> Ite
     if jobs == 1 or len(parts) == 1:
         yield from (sweep_some(*part, backends) for part in parts)
         return
-    names = [backend.name for backend in backends]
+    names = tuple(backend.name for backend in backends)
     with ProcessPoolExecutor(max_workers=jobs) as pool:
         waiting = [pool.submit(_chunk, *part, names) for part in parts]
         try:
