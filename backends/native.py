@@ -73,9 +73,15 @@ class NativeBackend:
 class Bench:
     """An emulated CPU with its probe. The engine is made at the first run and reused; all images are of one architecture."""
 
-    def __init__(self, progs: type[NativeProgs] = NativeProgs) -> None:
-        self._progs = progs
+    def __init__(self, progs: type[NativeProgs] = NativeProgs, make_probe: type[Probe] = Probe) -> None:
+        self._progs, self._make_probe = progs, make_probe
         self._parts: tuple[emu.Emulator, Probe] | None = None
+
+    @property
+    def probe(self) -> Probe:
+        """Of the last run."""
+        assert self._parts is not None
+        return self._parts[1]
 
     def judge(self, job: Job, image: Image) -> Ran | Unsupported:
         """Runs an image from anywhere, made for `addresses_of` the job, under all checks."""
@@ -89,7 +95,7 @@ class Bench:
     def _judge(self, job: Job, image: Image, pads: dict[int, str]) -> Ran:
         if self._parts is None:
             cpu = emu.Emulator(image.arch)
-            self._parts = cpu, Probe(cpu, *ARCHES[image.arch], self._progs)
+            self._parts = cpu, self._make_probe(cpu, *ARCHES[image.arch], self._progs)
         cpu, probe = self._parts
         decoded = decode_image(image)
         entry = next(s for s in image.symbols if s.subprog == job.prog.mains[job.entry])

@@ -91,8 +91,7 @@ class Probe:
         self.maps = MapStore(job.prog.maps, self._cpu, self.progs)
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols}
         self._landings = {image.base + offset: symbol for offset, symbol in landings(image).items()}
-        self._tail_calls = self._pad_calls = 0
-        self.tail_accesses = 0  # reads of prog arrays and of programs
+        self.tail_calls = self._pad_calls = 0  # made so far
         self._stack: list[_Activation] = []
         self._activations: list[_Activation] = []
         self._seen_calls = 0
@@ -246,7 +245,7 @@ class Probe:
             self._cpu.stop()
             return
         self._made.append(expected)
-        self._tail_calls += 1
+        self.tail_calls += 1
         self._check_landing(symbol, values, expected)
         following = _Activation(
             len(self._activations), symbol, top.entry_sp, top.return_to, top.kept, 0, pair=False, landed=True
@@ -278,8 +277,8 @@ class Probe:
                 text = f"{symbol.name} is landed at with {reg} = {values[reg]:#x}; its caller has {was:#x} there"
                 self.report("TAIL-FRAME", text, insn=insn)
         count = self._count_at(values["rax"] if self._abi.arch == "x86_64" else values["x26"])
-        if count != self._tail_calls:
-            text = f"{symbol.name} is handed a count of {count}; this is tail call {self._tail_calls}"
+        if count != self.tail_calls:
+            text = f"{symbol.name} is handed a count of {count}; this is tail call {self.tail_calls}"
             self.report("TAIL-COUNT", text, insn=insn)
 
     def _count_at(self, given: int) -> int:
@@ -554,8 +553,7 @@ class Probe:
     def _on_map(self, is_write: bool, address: int, size: int) -> None:
         index = self.maps.value_at(address, size)
         word = "a write" if is_write else "a read"
-        if not is_write and self.progs is not None and self.progs.is_read(address, size):
-            self.tail_accesses += 1
+        if not is_write and self.progs is not None and self.progs.read_of(address, size) is not None:
             return
         if index is None:
             text = f"{word} of {size} bytes at {address:#x}, outside every value of a map"

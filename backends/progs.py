@@ -6,6 +6,7 @@ of the series "bpf: tailcall: Eliminate max_entries and bpf_func access at runti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
 from backends.image import Image, Tail
@@ -31,6 +32,15 @@ class Code(Protocol):
     def patch(self, address: int, code: bytes) -> None:
         """Changes insns."""
         ...
+
+
+class Part(Enum):
+    """What a tail call reads: of a prog array its limit, a slot or a cached landing point; where a program begins."""
+
+    LIMIT = "max_entries"
+    SLOT = "slot"
+    CACHE = "cache"
+    PROGRAM = "program"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +122,23 @@ class NativeProgs:
         closed = Write("bypass", base + bypass, self._jump(bypass, base + target + 5), True)
         return [closed, Write("target", base + target, _X86_NOP5, True)]
 
-    def is_read(self, address: int, size: int) -> bool:
-        """Whether a tail call may read there: a limit, a slot, a cached landing point, a program's entry."""
+    def read_of(self, address: int, size: int) -> Part | None:
+        """What a tail call may read there; None where it may not."""
         number, rest = divmod(address - PROGS_BASE, PROG_STRIDE)
         if number >= 0:
-            return number < len(self.image.source.prog.mains) and (rest, size) == (BPF_FUNC_AT, 8)
+            known = number < len(self.image.source.prog.mains) and (rest, size) == (BPF_FUNC_AT, 8)
+            return Part.PROGRAM if known else None
         index, at = divmod(address - address_of(0), STRIDE)
         if index >= len(self.maps) or not self.maps[index].has_progs:
-            return False
-        slots = self.maps[index].max_entries * (1 if self.image.tail is Tail.BASE else 2)
-        in_slots = PTRS_AT <= at < PTRS_AT + 8 * slots and (at - PTRS_AT) % 8 == 0 and size == 8
-        return in_slots or (at, size) == (MAX_ENTRIES_AT, 4)
+            return None
+        if (at, size) == (MAX_ENTRIES_AT, 4):
+            return Part.LIMIT
+        key, rest = divmod(at - PTRS_AT, 8)
+        if rest or size != 8 or key < 0:
+            return None
+        if key < self.maps[index].max_entries:
+            return Part.SLOT
+        return Part.CACHE if self.image.tail is not Tail.BASE and key < 2 * self.maps[index].max_entries else None
 
     def _jump(self, at: int, to: int) -> bytes:
         distance = to - (self.image.base + at + 5)

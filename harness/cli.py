@@ -379,6 +379,29 @@ def trampoline_sweep(options: argparse.Namespace) -> int:
     return PASSED if swept_by(first, last, backends, say, Target(options.target)) else FAILED
 
 
+def tail_sweep(options: argparse.Namespace) -> int:
+    """`callconv tail-sweep`: random graphs of programs that tail call each other; 1 where something differs."""
+    from harness.tail_sweep import ENGINES
+    from harness.tail_sweep import tail_sweep as swept_by
+
+    backends = make_backends(options.backend or ENGINES, settings_of(options))
+    return PASSED if swept_by(*_seeds(options.seeds), backends, options.jobs, say) else FAILED
+
+
+def stats(options: argparse.Namespace) -> int:
+    """`callconv stats`: what a tail call reads, counted in every lowering and form."""
+    from harness.tail_stats import LEGEND, as_json, rows, table
+    from harness.terminal import print_table
+
+    found = list(rows())
+    if options.json:
+        say(as_json(found))
+        return PASSED
+    print_table(*table(found))
+    say(LEGEND)
+    return PASSED
+
+
 def _seeds(text: str) -> tuple[int, int]:
     first, dash, last = text.partition("-")
     if not (first.isdigit() and (last.isdigit() if dash else True)) or int(last or first) < int(first):
@@ -564,6 +587,24 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     _kernel_options(trampolines)
     trampolines.set_defaults(do=trampoline_sweep)
+
+    graphs = commands.add_parser(
+        "tail-sweep", help="random programs that tail call each other, in every lowering", allow_abbrev=False
+    )
+    graphs.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one graph of programs each")
+    graphs.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="may be repeated (default: interp and both JITs, each lowering)",
+    )
+    graphs.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU; 1 with a kernel)")
+    _kernel_options(graphs)
+    graphs.set_defaults(do=tail_sweep)
+
+    reads = commands.add_parser("stats", help="how often a tail call reads memory, by lowering", allow_abbrev=False)
+    reads.add_argument("--json", action="store_true", help="as data, every part of a prog array by itself")
+    reads.set_defaults(do=stats)
 
     covers = commands.add_parser("coverage", help="which insns the cases have, and where they pass", allow_abbrev=False)
     covers.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")

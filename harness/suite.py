@@ -73,6 +73,7 @@ class Suite:
     verifier: Verifier = field(default_factory=Verifier)
     detail: bool = False
     _last: tuple[Case, Verdict, Ran | None] | None = None
+    _last_scene: tuple[Case, Scene, Ran | None] | None = None
 
     def judge(self, case: Case, backend: Backend) -> Result:
         """One case on one back end; never raises for a fault of the case, the back end or our own code."""
@@ -135,8 +136,7 @@ class Suite:
         """One run: what came of it, what the interpreter makes of it, and what is wrong."""
         whole = replace(case, expect=scene.expect)
         job = scene.job(self._job(case, verdict, None))
-        own = Interpreter().run(job) if isinstance(verdict, Accepted) else None
-        reference = own if isinstance(own, Ran) else None
+        reference = self.reference(case, scene, verdict)
         if isinstance(backend, Referee):
             outcome = backend.run(replace(job, reference=reference))
             found = referee_mismatches(whole, outcome, verdict, reference)
@@ -150,6 +150,19 @@ class Suite:
             assert isinstance(before, Ran)
             found = between_mismatches(scene, job, backend, (before, reference))
         return outcome, reference, found
+
+    def verdict(self, case: Case) -> Verdict:
+        """The built-in verifier's."""
+        return self._verdict(case)[0]
+
+    def reference(self, case: Case, scene: Scene, verdict: Verdict) -> Ran | None:
+        """The interpreter's run of a scene; None where the program is refused."""
+        last = self._last_scene
+        if last is None or last[0].assembled is not case.assembled or last[1] is not scene:
+            job = scene.job(self._job(case, verdict, None))
+            own = Interpreter().run(job) if isinstance(verdict, Accepted) else None
+            self._last_scene = last = case, scene, own if isinstance(own, Ran) else None
+        return last[2]
 
     def _traced(self, case: Case, backend: Backend) -> Result:
         """A trampoline, by back ends that make some."""
@@ -196,7 +209,7 @@ class Suite:
     def _verdict(self, case: Case) -> tuple[Verdict, Ran | None]:
         if self._last is None or self._last[0] is not case:
             verdict, reference = self.verifier.verify(case.assembled.prog), None
-            if isinstance(verdict, Accepted):
+            if isinstance(verdict, Accepted) and not case.scenes:
                 outcome = Interpreter().run(self._job(case, verdict, None))
                 reference = outcome if isinstance(outcome, Ran) else None
             self._last = case, verdict, reference

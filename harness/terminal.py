@@ -1,4 +1,4 @@
-"""What `callconv run` prints: the matrix of cases by back end."""
+"""What commands print: the matrix of cases by back end, other tables, plain text."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,16 @@ def print_matrix(records: Sequence[Mapping[str, Any]], backends: Sequence[str], 
         table.add_row(key, *(_cell(row.get(backend, []), by_case=by_case) for backend in backends))
     if rows:
         _console().print(table)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows of text under their columns' names."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    _console().print(table)
 
 
 def _cell(statuses: list[str], *, by_case: bool) -> Text:

@@ -49,7 +49,8 @@ def ask_graph(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> 
             for index, map_ in enumerate(job.prog.maps)
             if not map_.has_progs
         }
-    opened = (*range(len(job.prog.maps)), *(call for load in batch.loads for call in (load - 1, load)))  # BTF, program
+    # What gives 0 opened nothing: that would be the descriptor 0, which may be the kfuncs' types.
+    opened = (*range(len(job.prog.maps)), *(call for load in batch.loads for call in (load - 1, load)))
     done = kernel.batch([*batch.calls, *(close(call) for call in opened)])
     for call in range(first):
         if done[call].ret < 0:

@@ -1,0 +1,121 @@
+"""What a tail call reads, against numbers typed from the sequences of the lowerings."""
+
+import json
+
+import pytest
+
+from backends.image import Tail
+from harness import cli
+from harness.tail_stats import FORMS, OUTCOMES, job_of, row_of, rows
+from harness.tail_sweep import form_of
+
+DIRECT, ONE, SEVERAL = FORMS
+# (max_entries, slot, cache, program, reads of the count, writes of the count)
+Counts = tuple[int, int, int, int, int, int]
+
+# TC-82: pointer, compare; then the count is raised, and two pops. TC-84: a closed bypass leaves before.
+X86_DIRECT: dict[str, Counts] = {
+    "made": (0, 0, 0, 0, 5, 1),
+    "empty slot": (0, 0, 0, 0, 2, 0),
+    "at the limit": (0, 0, 0, 0, 2, 0),
+}
+# TC-76, BASE and SERIES dynamic: max_entries, pointer, compare, slot, raised, two pops, bpf_func.
+X86_READS: dict[str, Counts] = {
+    "made": (1, 1, 0, 1, 5, 1),
+    "out of range": (1, 0, 0, 0, 0, 0),
+    "empty slot": (1, 1, 0, 0, 2, 0),
+    "at the limit": (1, 0, 0, 0, 2, 0),
+}
+# TC-76, SERIES static: the limit is an immediate, the slot of the second half is where to go.
+X86_CACHED: dict[str, Counts] = {
+    "made": (0, 0, 1, 0, 5, 1),
+    "out of range": (0, 0, 0, 0, 0, 0),
+    "empty slot": (0, 0, 1, 0, 2, 0),
+    "at the limit": (0, 0, 0, 0, 2, 0),
+}
+# TC-93, BASE and SERIES dynamic: max_entries, the count, the slot, the count written, bpf_func.
+ARM64_READS: dict[str, Counts] = {
+    "made": (1, 1, 0, 1, 1, 1),
+    "out of range": (1, 0, 0, 0, 0, 0),
+    "empty slot": (1, 1, 0, 0, 1, 0),
+    "at the limit": (1, 0, 0, 0, 1, 0),
+}
+# TC-94.
+ARM64_CACHED: dict[str, Counts] = {
+    "made": (0, 0, 1, 0, 1, 1),
+    "out of range": (0, 0, 0, 0, 0, 0),
+    "empty slot": (0, 0, 1, 0, 1, 0),
+    "at the limit": (0, 0, 0, 0, 1, 0),
+}
+EXPECTED: dict[tuple[str, Tail, str], dict[str, Counts]] = {
+    **{("x86_64", tail, DIRECT): X86_DIRECT for tail in Tail},
+    ("x86_64", Tail.BASE, ONE): X86_READS,
+    ("x86_64", Tail.BASE, SEVERAL): X86_READS,
+    ("x86_64", Tail.STATIC, ONE): X86_CACHED,
+    ("x86_64", Tail.STATIC, SEVERAL): X86_READS,
+    ("x86_64", Tail.DYNAMIC, ONE): X86_READS,
+    ("x86_64", Tail.DYNAMIC, SEVERAL): X86_READS,
+    ("arm64", Tail.BASE, ONE): ARM64_READS,
+    ("arm64", Tail.BASE, SEVERAL): ARM64_READS,
+    ("arm64", Tail.STATIC, ONE): ARM64_CACHED,
+    ("arm64", Tail.STATIC, SEVERAL): ARM64_READS,
+    ("arm64", Tail.DYNAMIC, ONE): ARM64_READS,
+    ("arm64", Tail.DYNAMIC, SEVERAL): ARM64_READS,
+    # TC-52: no direct form there.
+    ("arm64", Tail.BASE, DIRECT): ARM64_READS,
+    ("arm64", Tail.STATIC, DIRECT): ARM64_CACHED,
+    ("arm64", Tail.DYNAMIC, DIRECT): ARM64_READS,
+}
+
+
+@pytest.mark.parametrize(("arch", "tail", "form"), EXPECTED, ids=lambda value: getattr(value, "value", value))
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_reads(arch: str, tail: Tail, form: str, outcome: str) -> None:
+    if (form, outcome) == (DIRECT, "out of range"):
+        return  # a known key is in range
+    row = row_of(arch, tail, form, outcome)
+    counts = (row.max_entries, row.slot, row.cache, row.program, row.count_reads, row.count_writes)
+    assert counts == EXPECTED[arch, tail, form][outcome]
+
+
+def test_every_line_is_expected() -> None:
+    found = {(row.arch, Tail(row.lowering), row.form) for row in rows()}
+    assert found == set(EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("form", "known"), [(DIRECT, "direct"), (ONE, "of one map"), (SEVERAL, "of several maps")], ids=lambda value: value
+)
+def test_programs_have_the_form_they_stand_for(form: str, known: str) -> None:
+    verified = job_of(form, "made").verified
+    assert verified is not None
+    assert [form_of(site) for site in verified.tail_calls.values()] == [known]
+
+
+@pytest.mark.parametrize(("outcome", "retval", "calls"), [
+    ("made", 42, 1), ("out of range", 7, 0), ("empty slot", 7, 0), ("at the limit", 7, 33),
+])  # fmt: skip
+def test_outcomes_are_what_they_are_called(outcome: str, retval: int, calls: int) -> None:
+    reference = job_of(ONE, outcome).reference
+    assert reference is not None
+    assert (reference.retval, len(reference.calls)) == (retval, calls)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stats"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:4] == ["target", "lowering", "form", "made"]
+    assert lines[5].split("  ")[0] == "x86_64"
+    assert [cell.strip() for cell in lines[5].split("  ") if cell.strip()] == [
+        "x86_64", "static", "indirect, one map", "1 + 0 + 5", "0 + 0 + 0", "1 + 0 + 2", "0 + 0 + 2",
+    ]  # fmt: skip
+
+
+def test_the_command_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stats", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert len(data) == 2 * 3 * (3 + 4 + 4)
+    assert data[0] == {
+        "arch": "x86_64", "lowering": "base", "form": "direct", "outcome": "made",
+        "max_entries": 0, "slot": 0, "cache": 0, "program": 0, "count_reads": 5, "count_writes": 1,
+    }  # fmt: skip
