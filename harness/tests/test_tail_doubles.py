@@ -21,7 +21,8 @@ from harness.suite import Suite
 CASES: Final = Path(__file__).resolve().parent.parent.parent / "cases" / "tail_calls"
 
 # (broken engine or update, the check that says what is wrong, the case that shows it).
-ROWS: Final[list[tuple[type, str, str]]] = [
+Double = type[X8664Jit | Arm64Jit | NativeProgs]
+ROWS: Final[list[tuple[Double, str, str]]] = [
     (doubles.Arm64ChargedEarly, "TAIL-COUNT", "during.yaml::loop_with_a_hole"),
     (doubles.Arm64NoJumpPad, "ABI-LAND", "updates.yaml::errors"),
     (doubles.Arm64NotCharged, "TAIL-COUNT", "limit.yaml::misses_cost_nothing@empty=1"),
@@ -59,7 +60,7 @@ ROWS: Final[list[tuple[type, str, str]]] = [
 ]
 
 
-def backend_of(double: type) -> NativeBackend:
+def backend_of(double: Double) -> NativeBackend:
     """A broken JIT, or the right one with broken updates; caches are those of the series."""
     if not issubclass(double, NativeProgs):
         return NativeBackend("double", double())
@@ -80,7 +81,7 @@ def case_of(name: str) -> Case:
 
 
 @pytest.mark.parametrize(("double", "check", "case"), ROWS, ids=[row[0].__name__ for row in ROWS])
-def test_a_case_catches_the_double(double: type, check: str, case: str) -> None:
+def test_a_case_catches_the_double(double: Double, check: str, case: str) -> None:
     result = Suite().judge(case_of(case), backend_of(double))
     assert result.status == "failed", result.reason
     assert result.mismatches[0].check == check, result.mismatches[0]
