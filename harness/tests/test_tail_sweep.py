@@ -1,12 +1,15 @@
 """Random graphs of programs that tail call each other: alike on every engine, and a wrong engine is found."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from backends import interp
 from backends.arm64 import tailcall as arm64
 from backends.arm64.jit import Arm64Jit
+from backends.base import Died, Job, Outcome, Ran
 from backends.interp import Interpreter
 from backends.native import NativeBackend
 from backends.x86_64 import encode as x86
@@ -138,6 +141,39 @@ def test_a_wrong_lowering_is_found(backend: NativeBackend, check: str) -> None:
     found = (text for seed in range(1, 60) for text in sweep_some(seed, seed, [backend]).wrong)
     text = next(text for text in found if f"  expect  {check}:" in text)
     assert "again   callconv tail-sweep" in text
+
+
+class _Off:
+    """Does what the interpreter does, but for one thing."""
+
+    name, features = "off", frozenset({"tail_calls"})
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def run(self, job: Job) -> Outcome:
+        own = Interpreter().run(job)
+        assert isinstance(own, Ran)
+        if self.what == "died":
+            return Died("it is gone")
+        if self.what == "calls":
+            return replace(own, calls=tuple(replace(call, args=()) for call in own.calls))
+        return replace(own, retval=0x0FF, memory=own.memory)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("died", "it is gone"), ("calls", "other calls than the interpreter makes"), ("retval", "retval = 255")],
+)
+def test_a_difference_is_told(what: str, said: str) -> None:
+    found = (text for seed in range(1, 60) for text in sweep_some(seed, seed, [_Off(what)]).wrong)
+    assert said in next(found)
+
+
+def test_what_holds_whatever_the_interpreter_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interp, "MAX_TAIL_CALLS", 34)
+    wrong = [text for seed in range(1, 60) for text in sweep_some(seed, seed, [Interpreter()]).wrong]
+    assert "34 tail calls are made, more than 33" in wrong[0]
 
 
 def test_callers_of_subprogs_that_tail_call_pile_up() -> None:
