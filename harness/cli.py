@@ -384,8 +384,17 @@ def tail_sweep(options: argparse.Namespace) -> int:
     from harness.tail_sweep import ENGINES
     from harness.tail_sweep import tail_sweep as swept_by
 
+    first, last = _seeds(options.seeds)
+    if options.cases:
+        from harness.tail_cases import case_file
+
+        try:
+            Path(options.cases).write_text(case_file(range(first, last + 1)), encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--cases {options.cases}: {error.strerror or error}") from error
+        return PASSED
     backends = make_backends(options.backend or ENGINES, settings_of(options))
-    return PASSED if swept_by(*_seeds(options.seeds), backends, options.jobs, say) else FAILED
+    return PASSED if swept_by(first, last, backends, options.jobs, say) else FAILED
 
 
 def stats(options: argparse.Namespace) -> int:
@@ -598,6 +607,7 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
         metavar="NAME",
         help="may be repeated (default: interp and both JITs, each lowering)",
     )
+    graphs.add_argument("--cases", metavar="FILE", help="run nothing: write the graphs to FILE as cases")
     graphs.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU; 1 with a kernel)")
     _kernel_options(graphs)
     graphs.set_defaults(do=tail_sweep)

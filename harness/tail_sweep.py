@@ -130,23 +130,35 @@ def _sweep_one(seed: int, backends: Sequence[Backend], suite: Suite, swept: Swep
 
 
 def _count(case: Case, verdict: Verdict, result: Result, swept: Swept, *, first: bool) -> None:
+    forms: list[str] = []
     if isinstance(result.outcome, Ran) and isinstance(verdict, Accepted):
         forms = made(verdict.verified, result.outcome)
         swept.runs += 1
         swept.tail_calls += len(forms)
         swept.calls.update(forms if first else ())
         swept.at_limit += first and len(forms) == MAX_TAIL_CALLS
-    again = f"  again   callconv tail-sweep {case.name.removeprefix('seed-')} --backend {result.backend}"
-    if result.status not in ("passed", "differs"):
-        lines = failure_lines(record_of(result)) if result.mismatches or result.status == "error" else [result.reason]
-        swept.wrong.append("\n".join([*lines, again]))
-    elif (
-        isinstance(result.outcome, Ran)
-        and len(case.ctx) == len(result.outcome.memory)
-        and result.outcome.memory[BAD_AT]
-    ):
-        text = f"{case.name} ({result.backend}): what a function keeps in R6-R9 or on its stack is lost"
-        swept.wrong.append(f"{text}\n{again}")
+    if wrong := _wrong(case, result, len(forms)):
+        again = f"  again   callconv tail-sweep {case.name.removeprefix('seed-')} --backend {result.backend}"
+        swept.wrong.append("\n".join([*wrong, again]))
+
+
+def _wrong(case: Case, result: Result, tail_calls: int) -> list[str]:
+    """What is wrong with a result: what the suite says, then what holds whatever the interpreter does."""
+    if result.mismatches or result.status == "error":
+        return failure_lines(record_of(result)) if result.status != "differs" else []
+    if result.status != "passed":
+        return [f"{case.name} ({result.backend}): {result.reason}"]
+    outcome, reference = result.outcome, result.reference
+    if not isinstance(outcome, Ran) or reference is None:
+        return []
+    said: list[str] = []
+    if outcome.calls != reference.calls:
+        said.append("other calls than the interpreter makes")
+    if tail_calls > MAX_TAIL_CALLS:
+        said.append(f"{tail_calls} tail calls are made, more than {MAX_TAIL_CALLS}")
+    if outcome.memory[BAD_AT]:
+        said.append("what a function keeps in R6-R9 or on its stack is lost")
+    return [f"{case.name} ({result.backend}): {text}" for text in said]
 
 
 @cache

@@ -1,12 +1,13 @@
 """What a tail call reads, against numbers typed from the sequences of the lowerings."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from backends.image import Tail
 from harness import cli
-from harness.tail_stats import FORMS, OUTCOMES, job_of, row_of, rows
+from harness.tail_stats import FORMS, OUTCOMES, cell, job_of, row_of, rows
 from harness.tail_sweep import form_of
 
 DIRECT, ONE, SEVERAL = FORMS
@@ -119,3 +120,21 @@ def test_the_command_as_data(capsys: pytest.CaptureFixture[str]) -> None:
         "arch": "x86_64", "lowering": "base", "form": "direct", "outcome": "made",
         "max_entries": 0, "slot": 0, "cache": 0, "program": 0, "count_reads": 5, "count_writes": 1,
     }  # fmt: skip
+
+
+def test_the_page_has_these_numbers() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "tail-calls.md").read_text(encoding="utf-8")
+    lines = [
+        line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| x86-64 |", "| arm64 |"))
+    ]
+    shown: dict[tuple[str, Tail, str], list[str]] = {}
+    for target, lowerings, form, *cells in lines:
+        tails = list(Tail) if lowerings == "all" else [Tail(word) for word in lowerings.split(", ")]
+        forms = [ONE, SEVERAL] if form == "indirect" else [form]
+        shown |= {(target.replace("-", "_"), tail, one): cells for tail in tails for one in forms}
+    found: dict[tuple[str, Tail, str], list[str]] = {}
+    for row in rows():
+        found.setdefault((row.arch, Tail(row.lowering), row.form), []).append(cell(row))
+    for line, cells in shown.items():
+        assert [text for text in cells if text != "-"] == found[line], line
+    assert len(shown) == 3 + 2 * 2 + 1 + 2 * 2 + 1

@@ -1,11 +1,15 @@
 """Random graphs of programs that tail call each other: alike on every engine, and a wrong engine is found."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from backends import interp
 from backends.arm64 import tailcall as arm64
 from backends.arm64.jit import Arm64Jit
+from backends.base import Died, Job, Outcome, Ran
 from backends.interp import Interpreter
 from backends.native import NativeBackend
 from backends.x86_64 import encode as x86
@@ -13,13 +17,14 @@ from backends.x86_64 import tailcall as x86_64
 from backends.x86_64.encode import Gpr
 from backends.x86_64.jit import X8664Jit
 from harness import cli, tail_sweep
+from harness.case import load_file
 from harness.plugins import make_backends
 from harness.suite import Suite
 from harness.tail_graphs import BAD_AT, graph_of
 from harness.tail_sweep import ENGINES, case_of, sweep_some
 from verifier.verdict import Accepted
 
-SEED, GRAPHS = 20261121, 40
+SEED, GRAPHS = 20261121, 30
 
 
 def test_graphs_run_alike_in_every_lowering() -> None:
@@ -45,7 +50,7 @@ def test_graphs_have_what_tail_calls_are_made_with() -> None:
     assert {update.errno for graph in graphs for update in graph.updates} == {0, 2, 7}
     depths = {
         func.stack_depth
-        for seed in range(60)
+        for seed in range(40)
         if isinstance(verdict := Suite().verdict(case_of(seed)), Accepted)
         for func in verdict.verified.funcs
     }
@@ -133,9 +138,42 @@ def broken_arm64(tails: type[arm64.TailCalls]) -> NativeBackend:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_lowering_is_found(backend: NativeBackend, check: str) -> None:
-    wrong = sweep_some(1, 45, [backend]).wrong
-    assert any(f"  expect  {check}:" in text for text in wrong), wrong[:1]
-    assert "again   callconv tail-sweep" in wrong[0]
+    found = (text for seed in range(1, 60) for text in sweep_some(seed, seed, [backend]).wrong)
+    text = next(text for text in found if f"  expect  {check}:" in text)
+    assert "again   callconv tail-sweep" in text
+
+
+class _Off:
+    """Does what the interpreter does, but for one thing."""
+
+    name, features = "off", frozenset({"tail_calls"})
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+
+    def run(self, job: Job) -> Outcome:
+        own = Interpreter().run(job)
+        assert isinstance(own, Ran)
+        if self.what == "died":
+            return Died("it is gone")
+        if self.what == "calls":
+            return replace(own, calls=tuple(replace(call, args=()) for call in own.calls))
+        return replace(own, retval=0x0FF, memory=own.memory)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [("died", "it is gone"), ("calls", "other calls than the interpreter makes"), ("retval", "retval = 255")],
+)
+def test_a_difference_is_told(what: str, said: str) -> None:
+    found = (text for seed in range(1, 60) for text in sweep_some(seed, seed, [_Off(what)]).wrong)
+    assert said in next(found)
+
+
+def test_what_holds_whatever_the_interpreter_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interp, "MAX_TAIL_CALLS", 34)
+    wrong = [text for seed in range(1, 60) for text in sweep_some(seed, seed, [Interpreter()]).wrong]
+    assert "34 tail calls are made, more than 33" in wrong[0]
 
 
 def test_callers_of_subprogs_that_tail_call_pile_up() -> None:
@@ -167,3 +205,19 @@ def test_a_difference_ends_with_1(capsys: pytest.CaptureFixture[str], monkeypatc
     monkeypatch.setattr(cli, "make_backends", lambda names, settings: [broken_arm64(_NeverCharges)])
     assert cli.main(["tail-sweep", "1-30", "--jobs", "1"]) == 1
     assert "again   callconv tail-sweep" in capsys.readouterr().out
+
+
+def test_graphs_as_cases(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "graphs.yaml"
+    assert cli.main(["tail-sweep", "0-15", "--cases", str(path)]) == 0
+    loaded = load_file(path)
+    assert loaded.errors == ()
+    for seed, case in enumerate(loaded.cases):
+        again = case_of(seed)
+        assert (case.assembled.prog, case.ctx, case.kfuncs) == (again.assembled.prog, again.ctx, again.kfuncs)
+        if case.expect.verdict == "accept":
+            (scene,) = case.scenes
+            assert (scene.updates, scene.during) == (again.scenes[0].updates, again.scenes[0].during)
+        assert Suite().judge(case, Interpreter()).status == "passed"
+    assert cli.main(["tail-sweep", "1", "--cases", str(tmp_path / "no" / "graphs.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
