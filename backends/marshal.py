@@ -15,7 +15,8 @@ from harness.isa.proto import Proto
 from harness.isa.slots import SLOT_BYTES, is_pair, slots_of
 
 if TYPE_CHECKING:
-    from backends.trampoline import Placement, Plan
+    from backends.trampoline import Plan
+    from backends.trampoline_plan import Placement
 
 SPARE: Final = InReg("spare")  # a register that no argument is in: it breaks circles
 
@@ -60,7 +61,8 @@ class Marshal:
             raise CompileError(f"{proto.name}: its result is in memory")
 
     def _plan(self, proto: Proto) -> "Plan":
-        from backends.trampoline import RefusedError, full_plan  # most programs do without
+        from backends.trampoline import RefusedError  # most programs do without
+        from backends.trampoline_plan import full_plan
 
         try:
             return full_plan(proto, self.model, self.rules)

@@ -1,16 +1,15 @@
 """Trampolines as a back end offers them: made, run in the emulator and judged."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from backends.arm64 import trampoline as arm64
-from backends.trampoline import Kind, Maker, Mode, Plan, RefusedError
+from backends.trampoline import Maker, Mode, Plan, Planner, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places
 from backends.x86_64 import trampoline as x86_64
-from harness.isa.proto import Proto
 
-PLANS: Final[Mapping[str, Callable[[Proto, Sequence[Kind], Mode], Plan]]] = {"arm64": arm64.plan, "x86_64": x86_64.plan}
+PLANS: Final[Mapping[str, Planner]] = {"arm64": arm64.plan, "x86_64": x86_64.plan}
 MAKERS: Final[Mapping[str, type[Maker]]] = {"arm64": arm64.Arm64Trampoline, "x86_64": x86_64.X8664Trampoline}
 
 
@@ -33,9 +32,11 @@ class Tracer:
     def trace(self, call: Scenario, mode: Mode) -> Traced | RefusedError:
         """One call of a traced function."""
         try:
-            plan = PLANS[self.arch](call.proto, [step.kind for step in call.steps], mode)
+            plan = PLANS[self.arch](
+                call.proto, [step.kind for step in call.steps], mode, call.target, tail_call=call.tail_call
+            )
         except RefusedError as refusal:
             return refusal
-        code = MAKERS[self.arch]().make(plan, call.attached, places(self.arch))
+        code = MAKERS[self.arch]().make(plan, call.attached, places(self.arch, call.target))
         self._bench = self._bench or TrampolineBench(self.arch)
         return Traced(self._bench.run(call, code), plan, code)

@@ -1,20 +1,21 @@
-"""BPF trampolines: what a traced function's prototype becomes, what is refused, and in which order programs run.
+"""BPF trampolines: what is traced, by which programs in which order, and what makes the native code.
 
 `linux` is what Linux 7.2 does, misplacements included; `full` puts every argument where the ABI document has it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Protocol
 
 from backends.abi import EIGHTBYTE, InReg, Location, OnStack
-from harness.isa.ctypes import CInt, CPtr, CStruct, CType, CVoid, DataModel, IncompleteError, bare, rounded_up, size_of
+from harness.isa.ctypes import (
+    CVoid,
+    bare,
+)  # fmt: skip
 from harness.isa.proto import Proto
 
 MAX_ARGS: Final = 12  # Linux include/linux/bpf.h, MAX_BPF_FUNC_ARGS; of slots too
-MAX_ARG_BYTES: Final = 16
-EINVAL, EOPNOTSUPP, ENOTSUPP = 22, 95, 524
 
 
 class Mode(Enum):
@@ -24,6 +25,17 @@ class Mode(Enum):
     FULL = "full"
 
 
+class Target(Enum):
+    """What is traced: a function of the kernel, or one of a BPF program, which is called as BPF calls (TR-23).
+
+    Of `struct_ops` nothing is: a program is a function itself, called through a pointer in a struct of the kernel's.
+    """
+
+    KERNEL = "kernel"
+    BPF = "bpf"
+    STRUCT_OPS = "struct_ops"
+
+
 class Kind(Enum):
     """What a program is attached as."""
 
@@ -31,16 +43,20 @@ class Kind(Enum):
     FMOD_RET = "fmod_ret"
     FEXIT = "fexit"
     FSESSION = "fsession"
+    STRUCT_OPS = "struct_ops"
 
     @property
     def calls_original(self) -> bool:
         """Whether the trampoline then calls the traced function itself."""
-        return self is not Kind.FENTRY
+        return self in (Kind.FMOD_RET, Kind.FEXIT, Kind.FSESSION)
+
+
+TRACING: Final = (Kind.FENTRY, Kind.FMOD_RET, Kind.FEXIT, Kind.FSESSION)
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedError(Exception):
-    """A trampoline that is not made: at load (by the verifier) or at attach (by the JIT); `errno` is positive."""
+    """A trampoline that is not made: at load (by the verifier), at attach (by the JIT), or the target itself; `errno` is positive."""
 
     at: str
     errno: int
@@ -65,11 +81,16 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a trampoline has to know of a prototype. `area_bytes`: of the stack arguments, holes included."""
+    """What a trampoline has to know of a prototype. `area_bytes`: of the stack arguments, holes included.
+
+    `exact`: what Linux 7.2 has wrong behind the places is right, too.
+    """
 
     proto: Proto
     slots: tuple[Slot, ...]
     area_bytes: int
+    target: Target = Target.KERNEL
+    exact: bool = True
 
     @property
     def in_registers(self) -> Iterator[tuple[int, str]]:
@@ -97,6 +118,7 @@ class Places:
     """What a trampoline calls, and where it will lie. `body`: where the traced function goes on behind its patched call."""
 
     base: int
+    function: int
     body: int
     image: int  # the object that the hooks around the original are given
     hooks: Mapping[str, int]
@@ -111,6 +133,7 @@ class Attached:
 
     programs: tuple[Program, ...]
     func_ip: bool = False  # some program asks for the traced function's address
+    tail_call: bool = False  # the target is a BPF program with a tail call in reach. TR-30, TAIL_CALL_CTX
 
     def of(self, *kinds: Kind) -> tuple[Program, ...]:
         """Those of some kinds, in the order in which they run."""
@@ -119,7 +142,7 @@ class Attached:
     @property
     def before(self) -> tuple[Program, ...]:
         """What runs before the traced function, fmod_ret apart."""
-        return self.of(Kind.FENTRY, Kind.FSESSION)
+        return self.of(Kind.FENTRY, Kind.FSESSION, Kind.STRUCT_OPS)
 
     @property
     def modifying(self) -> tuple[Program, ...]:
@@ -137,14 +160,20 @@ class Attached:
         return any(program.kind.calls_original for program in self.programs)
 
 
-@dataclass(frozen=True, slots=True)
-class Assumed:
-    """What Linux 7.2 assumes of arguments, from their sizes alone. TR-21."""
+class Planner(Protocol):
+    """What an architecture's trampoline on a function has to know. Raises RefusedError."""
 
-    regs: tuple[str, ...]
-    sp: str
-    stops: bool  # once one argument is on the stack, all later ones are
-    most_slots: int
+    def __call__(
+        self,
+        proto: Proto,
+        kinds: Sequence[Kind],
+        mode: Mode,
+        target: Target = Target.KERNEL,
+        *,
+        tail_call: bool = False,
+    ) -> Plan:
+        """For the programs in the order of their attachment."""
+        ...
 
 
 class Maker(Protocol):
@@ -157,118 +186,10 @@ class Maker(Protocol):
         ...
 
 
-def size(ctype: CType, model: DataModel) -> int:
-    """Bytes of a type; 0 for void and what has no size."""
-    try:
-        return 0 if isinstance(bare(ctype), CVoid) else size_of(ctype, model)
-    except IncompleteError:
-        return 0
-
-
-def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel) -> None:
-    """What no trampoline is made for, on either architecture. Raises RefusedError. TR-90 to TR-95."""
-    name, result = proto.name, bare(proto.result)
-    if proto.variadic:
-        raise RefusedError("load", EINVAL, f"The function {name} with variable args is unsupported.")
-    if len(proto.params) > MAX_ARGS:
-        raise RefusedError("load", EINVAL, f"The function {name} has {len(proto.params)} arguments. Too many.")
-    bytes_back = size(result, model)
-    if not isinstance(result, CInt | CPtr | CVoid | CStruct):
-        raise RefusedError("load", EINVAL, f"The function {name} return type {kind_word(result)} is unsupported.")
-    if isinstance(result, CStruct) and (mode is Mode.LINUX or not 0 < bytes_back <= MAX_ARG_BYTES):
-        raise RefusedError("load", EINVAL, f"The function {name} return type {kind_word(result)} is unsupported.")
-    for number, param in enumerate(proto.params):
-        ctype, length = bare(param.type), size(param.type, model)
-        if isinstance(ctype, CStruct) and ctype.members is not None and length == 0:
-            raise RefusedError("load", EINVAL, f"The function {name} has malformed void argument.")
-        if not isinstance(ctype, CInt | CPtr | CStruct) or not 0 < length <= MAX_ARG_BYTES:
-            raise RefusedError(
-                "load", EINVAL, f"The function {name} arg{number} type {kind_word(ctype)} is unsupported."
-            )
-    if bytes_back > EIGHTBYTE and any(kind.calls_original for kind in kinds):
-        text = f"Attach to function {name} with a >8 byte return value is not supported for this attach type"
-        raise RefusedError("load", EOPNOTSUPP, text)
-
-
-def kind_word(ctype: CType) -> str:
-    """A type's kind as BTF names it."""
-    match ctype:
-        case CStruct():
-            return "UNION" if ctype.union else "STRUCT"
-        case CInt():
-            return "INT"
-        case CPtr():
-            return "PTR"
-        case _:
-            return {"CFloat": "FLOAT", "CArray": "ARRAY", "CVoid": "VOID"}.get(type(ctype).__name__, "UNKNOWN")
-
-
-def assumed_plan(proto: Proto, model: DataModel, assumed: Assumed) -> Plan:
-    """Where Linux 7.2 takes the arguments to be: sizes in declaration order, no alignment. TR-21."""
-    slots: list[Slot] = []
-    taken, stack, closed = 0, 0, False
-    for number, param in enumerate(proto.params):
-        length = size(param.type, model)
-        parts = [(at, min(EIGHTBYTE, length - at)) for at in range(0, length, EIGHTBYTE)]
-        if not closed and taken + len(parts) <= len(assumed.regs):
-            slots += [Slot(number, at, part, InReg(assumed.regs[taken + n])) for n, (at, part) in enumerate(parts)]
-            taken += len(parts)
-            continue
-        closed = assumed.stops
-        slots += [Slot(number, at, part, OnStack(stack + at, assumed.sp)) for at, part in parts]
-        stack += EIGHTBYTE * len(parts)
-    if len(slots) > assumed.most_slots:
-        raise RefusedError("attach", ENOTSUPP, "")
-    return Plan(proto, tuple(slots), stack)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What decides where an argument of at most 16 bytes is. TR-22, with what 7.2 does not know; not the layouts of abi.py,
-    so that one may judge the other.
-
-    `is_wide`: aligned to 16 where it matters. `in_memory`: on the stack even if registers are free. `empty`: of padding only,
-    and not passed.
-    """
-
-    assumed: Assumed
-    pairs: bool  # a wide argument starts at an even register
-    is_wide: Callable[[CType], bool]
-    in_memory: Callable[[CType], bool]
-    empty: Callable[[CType, int], bool]
-
-
-def full_plan(proto: Proto, model: DataModel, rules: Placement) -> Plan:
-    """Where the ABI has the arguments. Raises RefusedError for more words than ctx arrays have. TR-20, TR-96."""
-    slots: list[Slot] = []
-    regs, sp = rules.assumed.regs, rules.assumed.sp
-    taken, stack = 0, 0
-    for number, param in enumerate(proto.params):
-        length, wide = size(param.type, model), rules.is_wide(param.type)
-        words = range(0, length, EIGHTBYTE)
-        passed = [at for at in words if not rules.empty(param.type, at)]
-        first = taken + (taken % 2 if wide and rules.pairs else 0)
-        where: dict[int, Location] = {}
-        if not rules.in_memory(param.type) and first + len(passed) <= len(regs):
-            where = {at: InReg(regs[first + index]) for index, at in enumerate(passed)}
-            taken = first + len(passed)
-        else:
-            taken = len(regs) if rules.assumed.stops else taken
-            start = rounded_up(stack, 16) if wide else stack
-            where = {at: OnStack(start + at, sp) for at in words}
-            stack = start + EIGHTBYTE * len(words)
-        slots += [Slot(number, at, min(EIGHTBYTE, length - at), where.get(at)) for at in words]
-    if len(slots) > MAX_ARGS:
-        raise RefusedError("attach", ENOTSUPP, "")
-    return Plan(proto, tuple(slots), stack)
-
-
-def plan_of(proto: Proto, kinds: Sequence[Kind], mode: Mode, model: DataModel, rules: Placement) -> Plan:
-    """What a trampoline on a function has to know. Raises RefusedError, for the first program where it is not of a later one."""
-    check(proto, kinds[:1], mode, model)
-    found = assumed_plan(proto, model, rules.assumed) if mode is Mode.LINUX else full_plan(proto, model, rules)
-    check(proto, kinds, mode, model)
-    return found
+def gives_result(plan: Plan, attached: Attached) -> bool:
+    """Whether there is a place for a result: the original's, or a struct_ops program's. TR-35."""
+    has_result = not isinstance(bare(plan.proto.result), CVoid)
+    return attached.calls_original or (plan.target is Target.STRUCT_OPS and has_result)
 
 
 @dataclass(slots=True)
@@ -283,6 +204,7 @@ class Frame:
     result: int | None = None
     func_ip: int | None = None
     cookies: dict[int, int] = field(default_factory=dict)  # of fsession programs, by their place among them
+    tail_call: int | None = None  # x86-64
 
     @property
     def meta(self) -> int:

@@ -3,17 +3,19 @@
 What is right is worked out here from the ABI document's layout and the programs' meaning, not from the trampoline's plan.
 """
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from backends import emulator as emu
-from backends.abi import EIGHTBYTE, InReg, Placed
+from backends.abi import EIGHTBYTE, InReg, Layout, Placed
 from backends.abis import ARCHES
 from backends.base import Violation
+from backends.bpf_layout import bpf_layout
 from backends.decode import decode_code
 from backends.probe import PLATFORM_REG, RED_BYTES
-from backends.trampoline import HOOKS, Attached, Kind, Places, Program
+from backends.trampoline import HOOKS, Attached, Kind, Places, Program, Target
 from harness.isa.ctypes import rounded_up
 from harness.isa.proto import Proto
 
@@ -22,7 +24,11 @@ _PROG_PADS: Final = 16  # the number of the first program's landing pad; those o
 _OBJECTS: Final = 0x6B70_0000_0000  # of programs, a page each; the image's own before them
 _POISON: Final = 0xBAD0_BAD0_BAD0_0000
 _FILL: Final = 0xE5
-_ARM64_BL, _X86_CALL, _X86_JMP = 0x9400_0000, 0xE8, 0xE9
+_BEHIND: Final = 0xB7  # what BPF code has above a narrow value
+_ARM64_BL, _X86_CALL, _X86_JMP, _ENDBR = 0x9400_0000, 0xE8, 0xE9, bytes.fromhex("f30f1efa")
+# What a kernel is built for: GCC leaves CONFIG_ARM64_BTI_KERNEL out.
+_LANDING: Final = {"arm64": b"", "x86_64": _ENDBR}
+_RETURN: Final = {"arm64": bytes.fromhex("c0035fd6"), "x86_64": b"\xc3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +49,14 @@ class Scenario:
     result: bytes
     steps: tuple[Step, ...]
     func_ip: bool = False
+    target: Target = Target.KERNEL
+    tail_call: bool = False
 
     @property
     def attached(self) -> Attached:
         """The programs as a trampoline calls them."""
         programs = (Program(step.kind, prog_address(n), object_of(n)) for n, step in enumerate(self.steps))
-        return Attached(tuple(programs), self.func_ip)
+        return Attached(tuple(programs), self.func_ip, self.tail_call)
 
 
 @dataclass(slots=True)
@@ -72,10 +80,32 @@ def object_of(number: int) -> int:
     return _OBJECTS + 0x1000 * (number + 1)
 
 
-def places(arch: str) -> Places:
+def places(arch: str, target: Target = Target.KERNEL) -> Places:
     """Where everything is that a trampoline for the bench has to know."""
     hooks = {name: emu.PADS_BASE + number * emu.PAD_STRIDE for number, name in enumerate(HOOKS)}
-    return Places(TRAMPOLINE_AT, emu.CODE_BASE + (8 if arch == "arm64" else 5), _OBJECTS, hooks)
+    body = emu.CODE_BASE + len(_entry(arch, target, jumps=False))
+    return Places(TRAMPOLINE_AT, emu.CODE_BASE, body, _OBJECTS, hooks)
+
+
+def _entry(arch: str, target: Target, *, jumps: bool) -> bytes:
+    """How a traced function begins, patched. TR-34: x86-64's jumps or calls; Linux has a landing pad before it in BPF code.
+
+    What is called itself has none.
+    """
+    if target is Target.STRUCT_OPS:
+        return b""
+    if arch == "arm64":
+        distance = (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2
+        return struct.pack("<II", 0xAA1E_03E9, _ARM64_BL | distance)  # mov x9, x30; bl
+    pad = _ENDBR if target is Target.BPF else b""
+    distance = TRAMPOLINE_AT - (emu.CODE_BASE + len(pad) + 5)
+    return pad + struct.pack("<BI", _X86_JMP if jumps else _X86_CALL, distance)
+
+
+def layout_of(arch: str, call: "Scenario") -> Layout:
+    """Where the document that the caller follows has everything."""
+    abi, layout = ARCHES[arch]
+    return bpf_layout(abi, call.proto) if call.target is Target.BPF else layout(call.proto)
 
 
 def expected_events(steps: Sequence[Step]) -> list[str]:
@@ -87,7 +117,7 @@ def expected_events(steps: Sequence[Step]) -> list[str]:
         return ((number, step) for number, step in reversed(indexed) if step.kind in kinds)
 
     events = ["enter"] if calls else []
-    for number, _ in run((Kind.FENTRY, Kind.FSESSION)):
+    for number, _ in run((Kind.FENTRY, Kind.FSESSION, Kind.STRUCT_OPS)):
         events += _invoked(number, steps)
     replaced = False
     for number, step in run((Kind.FMOD_RET,)):
@@ -95,7 +125,7 @@ def expected_events(steps: Sequence[Step]) -> list[str]:
         if step.returns and not step.refused:
             replaced = True
             break
-    events += [] if replaced else ["original"]
+    events += [] if replaced or any(step.kind is Kind.STRUCT_OPS for step in steps) else ["original"]
     for number, _ in run((Kind.FEXIT, Kind.FSESSION)):
         events += _invoked(number, steps)
     return [*events, "exit"] if calls else events
@@ -125,17 +155,25 @@ class TrampolineBench:
     def run(self, scenario: Scenario, code: bytes) -> Outcome:
         """Calls the traced function once; never raises for what the trampoline does."""
         self._scenario, self._out = scenario, Outcome()
-        self._truth = self._layout(scenario.proto)
+        self._truth = layout_of(self.arch, scenario)
+        whole = scenario.target is Target.BPF
+        self._args = [_whole(raw) if whole else raw for raw in scenario.args]
+        self._given = _whole(scenario.result) if whole else scenario.result
         self._expected = expected_events(scenario.steps)
         self._cookies: dict[int, int] = {}
-        self._final = scenario.result
-        self._body = places(self.arch).body
-        whole = self._stub().ljust(TRAMPOLINE_AT - emu.CODE_BASE, b"\0") + code
-        self._decoded = decode_code(self.arch, whole, emu.CODE_BASE)
+        self._final = self._given
+        self._body = places(self.arch, scenario.target).body
+        image = self._stub().ljust(TRAMPOLINE_AT - emu.CODE_BASE, b"\0") + code
+        self._decoded = decode_code(self.arch, image, emu.CODE_BASE)
         self._cpu.map_values(())
-        self._cpu.load(whole, [self._body])
+        self._cpu.load(image, [self._body])
         self._set_up()
-        fault = self._cpu.run(emu.CODE_BASE, self._on_code, self._on_memory, 100_000)
+        called = scenario.target is Target.STRUCT_OPS
+        if called and not code.startswith(_LANDING[self.arch]):
+            self._report(
+                "ABI-LAND", "the trampoline, which is called through a pointer, has no landing pad", TRAMPOLINE_AT
+            )
+        fault = self._cpu.run(TRAMPOLINE_AT if called else emu.CODE_BASE, self._on_code, self._on_memory, 100_000)
         if fault is not None:
             self._report("END" if fault.endless else "MEM", fault.what, fault.pc)
         elif self._cpu.pc() == emu.STOP:
@@ -145,13 +183,9 @@ class TrampolineBench:
     # --- the caller
 
     def _stub(self) -> bytes:
-        """The traced function's patched entry, and its body, which only returns. TR-34: x86-64's is a jump or a call."""
-        if self.arch == "arm64":
-            distance = (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2
-            words = (0xAA1E_03E9, _ARM64_BL | distance, 0xD65F_03C0)  # mov x9, x30; bl; ret
-            return b"".join(word.to_bytes(4, "little") for word in words)
-        opcode = _X86_JMP if self._scenario.attached.calls_original else _X86_CALL
-        return bytes([opcode]) + (TRAMPOLINE_AT - (emu.CODE_BASE + 5)).to_bytes(4, "little") + b"\xc3"
+        """The traced function's patched entry, and its body, which only returns."""
+        jumps = self._scenario.attached.calls_original
+        return _entry(self.arch, self._scenario.target, jumps=jumps) + _RETURN[self.arch]
 
     def _set_up(self) -> None:
         self._cpu.write(emu.STACK_BASE, bytes([_FILL]) * emu.STACK_BYTES)
@@ -159,7 +193,7 @@ class TrampolineBench:
         self._caller_sp = emu.STACK_TOP - 0x400
         values[self._abi.sp] = self._caller_sp - self._abi.return_address_bytes
         area = bytearray(b"\xb5" * self._truth.stack_bytes)
-        for placed, raw in zip(self._truth.args, self._scenario.args, strict=True):
+        for placed, raw in zip(self._truth.args, self._args, strict=True):
             for piece in placed.pieces:
                 part = raw[piece.at : piece.at + piece.size]
                 if isinstance(piece.where, InReg):
@@ -190,10 +224,11 @@ class TrampolineBench:
             self._report("TRAMP-ORDER", f"{got}, not {wanted}")
         placed = self._truth.result
         if placed is not None and not placed.by_reference:
-            self._out.result = self._fetch(placed, values, 0)
-            wanted_back = self._final[: len(self._out.result)]
-            if self._out.result != wanted_back:
-                self._report("TRAMP-RESULT", f"the caller gets {_hex(self._out.result)}, not {_hex(wanted_back)}")
+            back = _passed(placed, self._fetch(placed, values, 0), self._given)
+            wanted_back = self._final[: len(back)]
+            if back != wanted_back:
+                self._report("TRAMP-RESULT", f"the caller gets {_hex(back)}, not {_hex(wanted_back)}")
+            self._out.result = back[: len(self._scenario.result)]
 
     def _check_kept(self, values: Mapping[str, int], when: str) -> None:
         for reg in self._kept:
@@ -249,8 +284,13 @@ class TrampolineBench:
         self._check_ctx(number, step, values[self._abi.int_args[0]])
         if step.kind is Kind.FMOD_RET and step.returns:
             self._final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
-        narrow = step.kind is Kind.FMOD_RET
-        self._return(step.returns if narrow else _POISON)
+        returns = {Kind.FMOD_RET: step.returns, Kind.STRUCT_OPS: self._of_member()}
+        self._return(returns.get(step.kind, _POISON))
+
+    def _of_member(self) -> int:
+        """What a struct_ops program leaves in R0."""
+        low = self._given[:EIGHTBYTE]
+        return int.from_bytes(low, "little") | _POISON >> 8 * len(low) << 8 * len(low)
 
     def _check_ctx(self, number: int, step: Step, ctx: int) -> None:
         """What a program may rely on. TR-10 to TR-13."""
@@ -288,9 +328,9 @@ class TrampolineBench:
     def _check_ctx_result(self, who: str, step: Step, got: bytes, meta: int) -> None:
         """TR-10, TR-11: behind the arguments, not at their number."""
         before = step.kind is Kind.FMOD_RET or (step.kind is Kind.FSESSION and not meta >> 63)
-        if step.kind is Kind.FENTRY:
+        if step.kind in (Kind.FENTRY, Kind.STRUCT_OPS):
             return
-        replaced = self._final is not self._scenario.result
+        replaced = self._final is not self._given
         length = EIGHTBYTE if replaced or before else min(len(self._scenario.result), EIGHTBYTE)
         wanted = bytes(EIGHTBYTE) if before else self._final[:length]
         if got[:length] != wanted:
@@ -319,7 +359,7 @@ class TrampolineBench:
             self._report(
                 "ABI-SP", f"SP is {sp:#x} at the traced function, no multiple of {max(self._truth.stack_align, 8)}"
             )
-        rows = zip(self._truth.args, self._scenario.proto.params, self._scenario.args, strict=True)
+        rows = zip(self._truth.args, self._scenario.proto.params, self._args, strict=True)
         got: list[bytes] = []
         for index, (placed, param, wanted) in enumerate(rows, 1):
             got.append(_passed(placed, self._fetch(placed, values, sp), wanted))
@@ -330,6 +370,10 @@ class TrampolineBench:
                 )
                 self._report("TRAMP-ARG", text)
         self._out.args = tuple(got)
+        if self._scenario.tail_call and self.arch == "x86_64" and values["rax"] != self._before["rax"]:
+            counter, wanted_counter = values["rax"], self._before["rax"]
+            text = f"the tail-call counter's address in rax is {counter:#x}, not {wanted_counter:#x}"
+            self._report("TRAMP-ARG", text)
         if not self._scenario.attached.calls_original:
             self._check_kept(values, "the traced function begins")
             if sp != self._caller_sp:
@@ -343,7 +387,7 @@ class TrampolineBench:
     def _give_result(self) -> None:
         placed = self._truth.result
         for piece in placed.pieces if placed is not None and not placed.by_reference else ():
-            part = self._scenario.result[piece.at : piece.at + piece.size]
+            part = self._given[piece.at : piece.at + piece.size]
             if isinstance(piece.where, InReg) and piece.where.reg in self._names:
                 mask = (1 << 8 * len(part)) - 1
                 low = int.from_bytes(part, "little")
@@ -420,11 +464,14 @@ class TrampolineBench:
             self._cpu.stop()
 
 
+def _whole(raw: bytes) -> bytes:
+    """A value of BPF code: registers of 64 bits, whatever the type says."""
+    return raw.ljust(rounded_up(len(raw), EIGHTBYTE), bytes([_BEHIND]))
+
+
 def _passed(placed: Placed, got: bytes, wanted: bytes) -> bytes:
     """What was got, padding that the ABI does not pass as it was wanted."""
-    passed = [False] * len(wanted)
-    for piece in placed.pieces:
-        passed[piece.at : piece.at + piece.size] = [True] * piece.size
+    passed = [any(piece.at <= at < piece.at + piece.size for piece in placed.pieces) for at in range(len(wanted))]
     return bytes(one if is_passed else other for one, other, is_passed in zip(got, wanted, passed, strict=True))
 
 

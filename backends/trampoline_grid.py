@@ -5,10 +5,11 @@ The first seeds are the grid: every type at every place among up to eleven scala
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Final
 
-from backends.trampoline import Kind
+from backends.trampoline import TRACING, Kind, Target
 from backends.trampoline_bench import Scenario, Step
 from harness.isa.ctypes import ARM64, CVoid, IncompleteError, Param, size_of
 from harness.isa.proto import Proto, parse_proto
@@ -39,14 +40,16 @@ def proto_of(types: Sequence[str], result: str = "u64") -> Proto:
     return Proto("f", parse_proto(f"{result} f(void)").result, params)
 
 
-def scenario(proto: Proto | str, steps: Sequence[Step], *, func_ip: bool = False) -> Scenario:
+def scenario(
+    proto: Proto | str, steps: Sequence[Step], *, func_ip: bool = False, target: Target = Target.KERNEL
+) -> Scenario:
     """A call in which byte `i` of argument `n` is 16 n + i, modulo 251 so that no two words look alike."""
     whole = parse_proto(proto) if isinstance(proto, str) else proto
     args = tuple(
         bytes((16 * number + at) % 251 for at in range(_size(param))) for number, param in enumerate(whole.params, 1)
     )
     size = 0 if isinstance(whole.result, CVoid) else size_of(whole.result, ARM64)
-    return Scenario(whole, args, _RESULT.to_bytes(16, "little")[:size], tuple(steps), func_ip)
+    return Scenario(whole, args, _RESULT.to_bytes(16, "little")[:size], tuple(steps), func_ip, target)
 
 
 def _size(param: Param) -> int:
@@ -70,8 +73,12 @@ def _grid() -> tuple[tuple[str, ...], ...]:
     return tuple(grid())
 
 
-def call_of(seed: int) -> Scenario:
+def call_of(seed: int, target: Target = Target.KERNEL) -> Scenario:
     """The call of one seed, which counts from 1."""
+    if target is Target.BPF:
+        return _bpf_call_of(seed)
+    if target is Target.STRUCT_OPS:
+        return _member_call_of(seed)
     number, kind = divmod(seed - 1, 2)
     if 0 <= number < len(_grid()):
         return scenario(proto_of(_grid()[number]), [Step((Kind.FENTRY, Kind.FEXIT)[kind])])
@@ -81,5 +88,32 @@ def call_of(seed: int) -> Scenario:
     if types and rng.random() < 0.05:
         types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
     result = rng.choice(RESULTS) if rng.random() < 0.3 else "u64"
-    steps = [Step(rng.choice(list(Kind))) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+    steps = [Step(rng.choice(TRACING)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
     return scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2)
+
+
+def _member_call_of(seed: int) -> Scenario:
+    """Random, of a member of a struct."""
+    rng = random.Random(f"struct_ops {seed}")
+    every = SCALARS if rng.random() < 0.3 else [*TYPES.values(), *SCALARS]
+    types = [rng.choice(every) for _ in range(rng.choice(range(13)))]
+    if types and rng.random() < 0.05:
+        types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
+    result = rng.choice((*RESULTS, "struct foo *")) if rng.random() < 0.3 else "u64"
+    return scenario(proto_of(types, result), [Step(Kind.STRUCT_OPS)], target=Target.STRUCT_OPS)
+
+
+NUMBERS: Final = ("u64", "u8", "s16", "int", "s64", "u32", "s8", "bool")
+
+
+def _bpf_call_of(seed: int) -> Scenario:
+    """Random, of a function of a BPF program: mostly of numbers, whose BTF Linux 7.2 believes."""
+    rng = random.Random(f"bpf {seed}")
+    tail_call = rng.random() < 0.2
+    every = [*NUMBERS, "__int128"] if rng.random() < 0.7 else [*NUMBERS, *TYPES.values(), "float"]
+    types = [rng.choice(every) for _ in range(rng.choice(range(7 if tail_call else 13)))]
+    result = rng.choice(RESULTS) if rng.random() < 0.2 else "u64"
+    kinds = [kind for kind in TRACING if kind is not Kind.FMOD_RET or rng.random() < 0.1]
+    steps = [Step(rng.choice(kinds)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+    call = scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2, target=Target.BPF)
+    return replace(call, tail_call=tail_call)

@@ -367,6 +367,7 @@ def abi_sweep(options: argparse.Namespace) -> int:
 
 def trampoline_sweep(options: argparse.Namespace) -> int:
     """`callconv trampoline-sweep`: prototypes through trampolines, ours and a Linux's; 1 where one is wrong."""
+    from backends.trampoline import Target
     from harness.trampoline_sweep import sweep as swept_by
 
     backends = make_backends(options.backend, settings_of(options)) if options.backend else []
@@ -375,7 +376,7 @@ def trampoline_sweep(options: argparse.Namespace) -> int:
     first, last = _seeds(options.seeds)
     if not first:
         raise InputError("SEEDS of trampolines count from 1")
-    return PASSED if swept_by(first, last, backends, say) else FAILED
+    return PASSED if swept_by(first, last, backends, say, Target(options.target)) else FAILED
 
 
 def tail_sweep(options: argparse.Namespace) -> int:
@@ -586,6 +587,12 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     trampolines.add_argument("seeds", metavar="SEEDS", help="a seed from 1, or FIRST-LAST: one call each")
     trampolines.add_argument(
         "--backend", action="append", metavar="NAME", help="linux-x86_64, linux-arm64; may be repeated (default: none)"
+    )
+    trampolines.add_argument(
+        "--target",
+        choices=("kernel", "bpf", "struct_ops"),
+        default="kernel",
+        help="what is traced (default: functions of the kernel)",
     )
     _kernel_options(trampolines)
     trampolines.set_defaults(do=trampoline_sweep)

@@ -42,7 +42,7 @@ class Expect:
     place: tuple[ExpectedPlace, ...] = ()
 
 
-_AT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*) (0|[1-9][0-9]{0,6})\Z")
+_AT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)?) (0|[1-9][0-9]{0,6})\Z")
 _MEMORY: Final = re.compile(r"\[(\w+)(?: ?\+ ?(\w+))?\]\Z")
 _PATTERN: Final = re.compile(r"\{\{(.*?)\}\}")
 _NOT_HEX: Final = re.compile(r"[^0-9a-fA-F ]")

@@ -49,7 +49,7 @@ def record_of(result: Result) -> Record:
         record["retval"] = result.outcome.retval
         record["calls"] = [{"callee": c.callee, "args": [value_text(a) for a in c.args]} for c in result.outcome.calls]
     if case.traced is not None:
-        record["traced"] = {"func": case.traced.func, "arch": result.arch}
+        record["traced"] = {"func": case.traced.func, "arch": result.arch, "target": case.traced.call.target.value}
     if result.status in ("failed", "error"):
         record["detail"] = _detail(result)
     return record
@@ -217,6 +217,7 @@ def html(report: Record) -> str:
 def _layouts(records: Iterable[Record]) -> dict[str, dict[str, str]]:
     """Where the ABI has the arguments of the traced functions: SVG by prototype and architecture, each drawn once."""
     traced = [record["traced"] for record in records if record.get("traced") and record["traced"]["arch"]]
+    traced = [one for one in traced if one["target"] != "bpf"]  # which no C ABI places
     found: dict[str, dict[str, str]] = {}
     if not traced:
         return found

@@ -4,15 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.abis import ARCHES
 from backends.base import Died, Ran, Refused, Unsupported
 from backends.checks import CHECKS
 from backends.decode import disassemble
 from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
-from backends.trampoline import Kind, Mode, RefusedError, size
-from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step
+from backends.trampoline import Kind, Mode, RefusedError, Target
+from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step, layout_of
 from backends.trampoline_bench import Outcome as TracedOutcome
+from backends.trampoline_plan import size
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
 from harness.isa.ctypes import ARM64, CInt, CPtr, CType, CVoid, IncompleteError, bare, leaves, size_of, type_text
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from harness.case import Case
     from harness.suite import Result
 
-RULES: Final = {"load": "tramp-load", "attach": "tramp-attach"}
+RULES: Final = {"target": "tramp-target", "load": "tramp-load", "attach": "tramp-attach"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,16 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
         given = part.get("returns", "00" * size(proto.result, ARM64))
         result = reader.bytes_of(("trampoline", "returns"), proto.result, given)
     steps = tuple(_step(item) for item in part["progs"])
-    call = Scenario(proto, tuple(args), result, steps, bool(part.get("func_ip", False)))
+    target = Target(part.get("target", Target.KERNEL.value))
+    flags = {key: bool(part.get(key, False)) for key in ("func_ip", "tail_call")}
+    if flags["tail_call"] and target is not Target.BPF:
+        notes.at(("trampoline", "tail_call"), "tail_call goes with target: bpf", key=True)
+    if target is Target.STRUCT_OPS and flags["func_ip"]:
+        notes.at(("trampoline", "func_ip"), "a struct_ops program traces no function", key=True)
+    kinds = [step.kind for step in steps]
+    if (kinds == [Kind.STRUCT_OPS]) != (target is Target.STRUCT_OPS) or Kind.STRUCT_OPS in kinds[1:]:
+        notes.at(("trampoline", "progs"), "progs: [struct_ops] goes with target: struct_ops", key=True)
+    call = Scenario(proto, tuple(args), result, steps, target=target, **flags)
     places = {arch: dict(_places(notes, proto, arch, rows)) for arch, rows in expect.get("place", {}).items()}
     linux = {
         arch: tuple([found] if isinstance(found, str) else found) for arch, found in expect.get("linux", {}).items()
@@ -162,7 +171,7 @@ def _full_mismatches(case: TracedCase, expect: Expect, full: Traced | RefusedErr
         return
     places = {
         placed.name: ", ".join(str(piece.where) for piece in placed.pieces)
-        for placed in ARCHES[arch][1](case.call.proto).args
+        for placed in layout_of(arch, case.call).args
     }
     for name, where in case.places.get(arch, {}).items():
         if places[name] != where:

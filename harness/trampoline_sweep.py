@@ -10,7 +10,7 @@ from backends.base import Backend, Died, Unsupported
 from backends.linux.backend import LinuxBackend
 from backends.linux.tracing import LinuxTracer
 from backends.tracing import Traced, Tracer
-from backends.trampoline import Mode, RefusedError
+from backends.trampoline import Mode, RefusedError, Target
 from backends.trampoline_bench import Scenario
 from backends.trampoline_grid import call_of
 
@@ -33,7 +33,7 @@ class Swept:
     wrong: list[str] = field(default_factory=list)
 
 
-def sweep(first: int, last: int, backends: Sequence[Backend], say: Say) -> bool:
+def sweep(first: int, last: int, backends: Sequence[Backend], say: Say, target: Target = Target.KERNEL) -> bool:
     """Whether `full` is right everywhere and `linux` is what each kernel does; says what is not."""
     swept: dict[str, Swept] = {arch: Swept() for arch in ARCHES}
     linux = {b.arch: b.tracer for b in backends if isinstance(b, LinuxBackend) and b.makes_trampolines}
@@ -41,7 +41,7 @@ def sweep(first: int, last: int, backends: Sequence[Backend], say: Say) -> bool:
     tracers = {arch: Tracer(arch) for arch in ARCHES}
     started = time.perf_counter()
     for at in range(first, last + 1, CHUNK):
-        calls = [(seed, call_of(seed)) for seed in range(at, min(at + CHUNK, last + 1))]
+        calls = [(seed, call_of(seed, target)) for seed in range(at, min(at + CHUNK, last + 1))]
         for tracer in linux.values():
             tracer.announce([call for _, call in calls])
         for seed, call in calls:

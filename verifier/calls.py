@@ -185,8 +185,6 @@ def _helper_rules(proto: Proto, frame: Frame) -> Iterator[rules.Rule]:
                 yield rules.HelperCtx(reg, state)
             case "map":
                 yield rules.HelperMap(reg, state)
-                if isinstance(state, MapPtr):
-                    yield rules.MapForHelper(proto.name, state.map)
             case "key" | "value" if isinstance(map_, MapPtr):
                 yield rules.HelperMemory(reg, state)
                 size = map_.map.key_size if param.name == "key" else map_.map.value_size
@@ -195,6 +193,8 @@ def _helper_rules(proto: Proto, frame: Frame) -> Iterator[rules.Rule]:
                     for rule in region_rules(reg, state, 0, size, is_write=False)
                     if not isinstance(rule, rules.StackAligned)
                 )
+    states = (frame.regs[reg] for reg, param in enumerate(proto.params, 1) if param.name == "map")
+    yield from (rules.MapForHelper(proto.name, state.map) for state in states if isinstance(state, MapPtr))
     if proto.name in MAP_WRITERS and isinstance(map_ := frame.regs[1], MapPtr):
         yield rules.HelperWrites(map_.map)
 

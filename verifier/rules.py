@@ -628,7 +628,10 @@ class HelperCtx:
 
 @dataclass(frozen=True, slots=True)
 class MapForHelper:
-    """Tail calls take prog arrays, which nothing else does. Linux kernel/bpf/verifier.c, check_map_func_compatibility()."""
+    """Tail calls take prog arrays, which nothing else does.
+
+    Linux kernel/bpf/verifier.c, record_func_map() and check_map_func_compatibility(), after all arguments.
+    """
 
     id: ClassVar[str] = "helper-map"
     errno: ClassVar[int] = EINVAL
@@ -641,6 +644,8 @@ class MapForHelper:
 
     def message(self) -> str:
         """Linux's words."""
+        if self.helper == "bpf_tail_call":
+            return "expected prog array map for tail call"
         number = HELPERS_BY_NAME[self.helper].id
         return f"cannot pass map_type {TYPES[self.map.type]} into func {self.helper}#{number}"
 

@@ -10,6 +10,7 @@ from typing import Final
 from harness.isa.calls import TAIL_CALL
 from harness.isa.ctypes import CInt
 from harness.isa.insn import CallHelper, CallSubprog, Insn, Prog
+from harness.isa.maps import Map
 from harness.isa.verified import TailSite
 from verifier import rules
 from verifier.calls import Refuse
@@ -74,12 +75,20 @@ class TailCalls:
         site.several = site.several or site.map != index
         site.map = index
         value = key.value if isinstance(key, Scalar) else None
-        if value is None or value >= map_state.map.max_entries:
+        if value is None or not self.in_range(value, map_state.map):
             site.key_unknown = True
         elif not site.keys_seen:
             site.key, site.keys_seen = value, True
         elif site.key != value:
             site.key_unknown = True
+
+    def in_range(self, key: int, map_: Map) -> bool:
+        """Whether a known index is one of a slot."""
+        return key < map_.max_entries
+
+    def too_deep(self, above: int, _own: int) -> bool:
+        """Whether the frames above a function that tail calls are too many bytes; its own do not count."""
+        return above >= MAX_CALLERS_BYTES
 
     def without_dead(self) -> Prog:
         """The program with a jump to itself for each tail call on no path. Linux kernel/bpf/fixups.c, sanitize_dead_code()."""
@@ -100,32 +109,23 @@ class TailCalls:
 
     def check_depth(self, depths: Sequence[int], slots: Sequence[int]) -> None:
         """Down every chain of calls: TC-25, TC-26, TC-29. `slots`: stack arguments of a function, in and out together."""
-        self._descend(0, [], depths, slots, [False])
-        if self.reachable[0] and slots[0] and self.callers[0]:
-            self._no_stack_args()
+        self._descend(0, [], depths, slots)
 
-    def _descend(
-        self, index: int, chain: list[int], depths: Sequence[int], slots: Sequence[int], seen: list[bool]
-    ) -> None:
-        """`seen` is not reset between the functions that one calls, as Linux's is not."""
+    def _descend(self, index: int, chain: list[int], depths: Sequence[int], slots: Sequence[int]) -> None:
+        """Whoever is called by a function that tail calls, and does not itself, is no concern of the tail call."""
         above = sum((depths[caller] + DEPTH_STEP - 1) // DEPTH_STEP * DEPTH_STEP for caller in chain)
-        if chain and self.callers[index]:
-            if above >= MAX_CALLERS_BYTES:
-                text = f"tail_calls are not allowed when call stack of previous frames is {above} bytes. Too large"
-                raise self.refuse("tail-stack", text, rules.EACCES)
-            seen[0] = True
+        if self.callers[index] and self.too_deep(above, depths[index]):
+            text = f"tail_calls are not allowed when call stack of previous frames is {above} bytes. Too large"
+            raise self.refuse("tail-stack", text, rules.EACCES)
         subprog = self.prog.subprogs[index]
         for at in range(subprog.start, subprog.end):
             insn = self.prog.ops[at]
             if isinstance(insn, CallSubprog):
                 callee = self.prog.subprog_at(at + 1 + insn.off)
                 assert callee is not None, "cfg.check() found every callee"
-                self._descend(callee, [*chain, index], depths, slots, seen)
-        if seen[0]:
-            for caller in (*chain, *([index] if self.callers[index] else [])):
-                if slots[caller]:
-                    self._no_stack_args()
-                self.reachable[caller] = True
-
-    def _no_stack_args(self) -> None:
-        raise self.refuse("tail-stack-args", "tail_calls are not allowed in programs with stack args", rules.EINVAL)
+                self._descend(callee, [*chain, index], depths, slots)
+        for caller in (*chain, index) if self.callers[index] else ():
+            if slots[caller]:
+                text = "tail_calls are not allowed in programs with stack args"
+                raise self.refuse("tail-stack-args", text, rules.EINVAL)
+            self.reachable[caller] = True

@@ -134,7 +134,7 @@ class Verifier:
     def _begin(self, prog: Prog) -> None:
         count = len(prog.subprogs)
         self._prog = prog
-        self._tails = TailCalls(prog, Refusal)
+        self._tails = self.tail_calls(prog)
         self._log = Log(prog, self.log_level)
         self._processed = 0
         self._lookups = 0
@@ -403,6 +403,14 @@ class Verifier:
         self._log.insn(at, state, 0)
         return at + 1
 
+    def tail_calls(self, prog: Prog) -> TailCalls:
+        """What follows a program's tail calls."""
+        return TailCalls(prog, Refusal)
+
+    def slots_used(self, incoming: Sequence[int], outgoing: Sequence[int]) -> list[int]:
+        """Stack arguments of each function, those that it takes and those that it gives."""
+        return [max(pair) for pair in zip(incoming, outgoing, strict=True)]
+
     def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> int:
         """It is made, and of a subprog the caller goes on with what another program returned; or it is not. TC-28."""
         self._tails.note(at, state.top.regs[2], state.top.regs[3])
@@ -523,8 +531,7 @@ class Verifier:
                 raise Refusal("stack-depth", text, rules.EACCES)
             deepest[index] = total, length
         if any(self._tails.callers):
-            slots = [max(pair) for pair in zip(self._incoming, self._needed, strict=True)]
-            self._tails.check_depth(self._depth, slots)
+            self._tails.check_depth(self._depth, self.slots_used(self._incoming, self._needed))
 
     def check_stores_used(self) -> None:
         """No function stores more slots than its calls need: the JIT reserves no more. SA-V-45."""

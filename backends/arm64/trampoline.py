@@ -9,18 +9,18 @@ from backends.arm64 import lower
 from backends.arm64.encode import SP, ZR
 from backends.trampoline import (
     MAX_ARGS,
-    Assumed,
     Attached,
     Frame,
     Kind,
     Mode,
-    Placement,
     Places,
     Plan,
     Program,
+    Target,
+    gives_result,
     meta_of,
-    plan_of,
 )  # fmt: skip
+from backends.trampoline_plan import Assumed, Placement, check_target, plan_of
 from harness.isa.ctypes import ARM64, natural_of, rounded_up
 from harness.isa.proto import Proto
 
@@ -36,13 +36,17 @@ RULES: Final = Placement(
     empty=lambda ctype, at: False,
 )
 INCOMING: Final = 32  # from X29 to the stack arguments: two frame records. TR-25
+CALLED_INCOMING: Final = 16  # one of them
 FP, LR, TMP, KEPT, PROG, START = 29, 30, 10, 9, 19, 20
 RUN_CONTEXT: Final = 16
 
 
-def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
+def plan(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target = Target.KERNEL, *, tail_call: bool = False
+) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    return plan_of(proto, kinds, mode, MODEL, RULES)
+    check_target(proto, mode, tail_call=tail_call)
+    return plan_of(proto, kinds, mode, target, MODEL, RULES)
 
 
 class Arm64Trampoline:
@@ -60,7 +64,7 @@ class Arm64Trampoline:
 
     def make_frame(self) -> Frame:
         """Offsets from SP. TR-40."""
-        calls = self.attached.calls_original
+        calls, has_result = self.attached.calls_original, gives_result(self.plan, self.attached)
         at = self.area_bytes() if calls else 0
         run, at = at, at + RUN_CONTEXT
         cookies: dict[int, int] = {}
@@ -70,8 +74,8 @@ class Arm64Trampoline:
         at += EIGHTBYTE if self.attached.func_ip else 0
         ctx = at + EIGHTBYTE
         at = ctx + EIGHTBYTE * len(self.plan.slots)
-        result = at if calls else None
-        saved = at + (EIGHTBYTE if calls else 0)
+        result = at if has_result else None
+        saved = at + (EIGHTBYTE if has_result else 0)
         return Frame(self.frame_size(saved + 16), ctx, run, saved, 0, result, func_ip, cookies)
 
     def area_bytes(self) -> int:
@@ -84,10 +88,12 @@ class Arm64Trampoline:
 
     def _write(self) -> None:
         frame, calls = self.frame, self.attached.calls_original
-        self._emit(a64.stp_push(FP, KEPT, SP, -16), self._mov_sp(FP), a64.stp_push(FP, LR, SP, -16), self._mov_sp(FP))
+        if not self.is_called():
+            self._emit(a64.stp_push(FP, KEPT, SP, -16), self._mov_sp(FP))
+        self._emit(a64.stp_push(FP, LR, SP, -16), self._mov_sp(FP))
         self._emit(lower.sub_imm(64, SP, SP, frame.size))
         if frame.func_ip is not None:
-            self._emit(*lower.mov_address(TMP, self.function_address()), a64.str_rm(TMP, SP, frame.func_ip))
+            self._emit(*lower.mov_address(TMP, self.places.function), a64.str_rm(TMP, SP, frame.func_ip))
         self._meta(meta_of(len(self.plan.slots)))
         self.store_args()
         self._emit(a64.str_rm(PROG, SP, frame.saved), a64.str_rm(START, SP, frame.saved + 8))
@@ -110,13 +116,9 @@ class Arm64Trampoline:
             self._program(program, returning=True)
         if calls:
             self._image_hook("__bpf_tramp_exit")
-        else:
+        elif not self.is_called():
             self.restore_registers()
         self._leave()
-
-    def function_address(self) -> int:
-        """Of the traced function: two insns before its body."""
-        return self.places.body - 8
 
     def _emit(self, *words: int) -> None:
         self.words += words
@@ -155,7 +157,11 @@ class Arm64Trampoline:
 
     def incoming(self) -> int:
         """From X29 to the caller's stack arguments."""
-        return INCOMING
+        return CALLED_INCOMING if self.is_called() else INCOMING
+
+    def is_called(self) -> bool:
+        """Whether the trampoline is a function itself, called through a pointer, and not entered from one."""
+        return self.plan.target is Target.STRUCT_OPS
 
     def restore_registers(self) -> None:
         """Argument registers as they were."""
@@ -185,8 +191,8 @@ class Arm64Trampoline:
         skip = len(self.words)
         self._emit(0, a64.add_rri[64](0, SP, frame.ctx))
         self._call(program.address)
-        if program.kind is Kind.FMOD_RET:
-            self._emit(a64.str_rm(0, SP, frame.result or 0))
+        if program.kind in (Kind.FMOD_RET, Kind.STRUCT_OPS) and frame.result is not None:
+            self._emit(a64.str_rm(0, SP, frame.result))
         self.words[skip] = a64.cbz_ri[64](0, 4 * (len(self.words) - skip))
         self._emit(a64.mov_rr[64](0, PROG), a64.mov_rr[64](1, START), a64.add_rri[64](2, SP, frame.run))
         self._call(hooks["__bpf_prog_exit"])
@@ -218,7 +224,11 @@ class Arm64Trampoline:
         self._emit(a64.ldr_rm(PROG, SP, frame.saved), a64.ldr_rm(START, SP, frame.saved + 8))
         if frame.result is not None:
             self._emit(a64.ldr_rm(0, SP, frame.result))
-        self._emit(a64.add_rri[64](SP, FP, 0), a64.ldp_pop(FP, LR, SP, 16), a64.ldp_pop(FP, KEPT, SP, 16))
+        self._emit(a64.add_rri[64](SP, FP, 0), a64.ldp_pop(FP, LR, SP, 16))
+        if self.is_called():
+            self._emit(a64.ret_r(LR))
+            return
+        self._emit(a64.ldp_pop(FP, KEPT, SP, 16))
         if calls:
             self._emit(a64.mov_rr[64](LR, KEPT), a64.ret_r(KEPT))
         else:

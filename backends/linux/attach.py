@@ -3,22 +3,24 @@
 Linux kernel/bpf/trampoline.c (the symbol's name), fs/proc/kcore.c; the agent's kernel is the guest's, whose memory is nobody's secret.
 """
 
-import re
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from errno import EINVAL
 from typing import Final
 
-from backends.decode import disassemble
-from backends.linux import bpf
+from backends.linux import bpf, structmod
 from backends.linux.ask import last_words
 from backends.linux.kmod import Module, ModuleError
 from backends.linux.modules import ModuleLoader, UnavailableError, btf_of
+from backends.linux.natives import ENTRY_BYTES, MoveError, Native, uses_of, whole_image
 from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscall, close, open_file, read_file
 from backends.linux.tools import CompileError
+from backends.linux.tracedprog import load
 from backends.linux.tracemod import build, why_untold
-from backends.trampoline import HOOKS, Kind, Places, RefusedError
-from backends.trampoline_bench import object_of, prog_address
+from backends.trampoline import HOOKS, Kind, RefusedError, Target
+from harness.isa import btf
+from harness.isa.ctypes import CInt
 from harness.isa.proto import Proto
 
 MAX_AT_ONCE: Final = 192  # requests that are attached at a time, so that descriptors do not run out
@@ -27,12 +29,9 @@ GET_FUNC_IP: Final = 173  # include/uapi/linux/bpf.h, enum bpf_func_id
 NAME: Final = "callconv_traced"
 _CALL, _MOV, _MOV_R0, _EXIT = 0x85, 0xBF, 0xB7, 0x95  # RFC 9669
 _KFUNC: Final = 2  # BPF_PSEUDO_KFUNC_CALL
-_KEY: Final = re.compile(r"bpf_trampoline_(\d+)\Z")
-_LOW: Final = (1 << 31) - 1  # of a key: the BTF id; above 32 bits the BTF object's
-
-
-class MoveError(Exception):
-    """A trampoline that is not of the known form, so that it cannot be moved to the emulator."""
+_OF_KERNEL: Final = (
+    1 << 31
+)  # in a key, which has a BTF id below, and above 32 bits the id of the BTF object or BPF program
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +41,40 @@ class Request:
     proto: Proto
     kinds: tuple[Kind, ...]
     func_ip: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Native:
-    """A trampoline as the kernel has it, and the addresses that it uses. `programs` are in the order of attachment."""
-
-    address: int
-    code: bytes
-    function: int
-    programs: tuple[int, ...]
-    hooks: Mapping[int, str]
+    target: Target = Target.KERNEL
+    tail_call: bool = False
 
 
 Made = Native | RefusedError
+
+
+@dataclass(frozen=True, slots=True)
+class _Goal:
+    """What programs are attached to. `fd`: of its BTF or BPF program; `image`: the trampoline's symbol.
+
+    Addresses are 0 where its own symbol tells them.
+    """
+
+    name: str
+    fd: int
+    btf_id: int
+    image: str
+    function: int = 0
+    body: int = 0
+    value_type: int = 0  # the BTF id of a struct's value in a map
+
+
+def _any_btf() -> bytes:
+    types = btf.Btf()
+    types.type_id(CInt("int", 4, True))
+    return types.blob()
+
+
+_ANY_BTF: Final = _any_btf()
+
+
+def _image_of(key: int) -> str:
+    return f"bpf_trampoline_{key}"
 
 
 class NoTrampolines:
@@ -101,43 +120,131 @@ class Attacher:
                 self._make_all(left[len(left) // 2 :])
 
     def _make(self, requests: Sequence[Request]) -> None:
+        opened: list[int] = []
+        goals = self._in_module([one for one in requests if one.target is Target.KERNEL], opened)
+        goals |= self._in_programs([one for one in requests if one.target is Target.BPF], opened)
+        goals |= self._in_structs([one for one in requests if one.target is Target.STRUCT_OPS], opened)
+        programs: dict[Request, list[int]] = {}
+        for request, goal in goals.items():
+            try:
+                if request.target is Target.STRUCT_OPS:
+                    programs[request] = [self._fill(goal, opened)]
+                    continue
+                programs[request] = [
+                    self._attach((goal.fd, goal.btf_id), kind, func_ip=request.func_ip, links=opened)
+                    for kind in request.kinds
+                ]
+            except RefusedError as error:
+                self._made[request] = replace(error, message=error.message.replace(goal.name, request.proto.name))
+        symbols = self._symbols()
+        hooks = {symbols[name]: hook for name, hook in _hooks(symbols)}
+        for request, goal in goals.items():
+            if request not in self._made:
+                self._made[request] = self._read(request, goal, programs[request], symbols, hooks)
+        self._kernel.batch([Syscall("close", (one,)) for one in opened])
+
+    def _read(
+        self,
+        request: Request,
+        goal: "_Goal",
+        programs: Sequence[int],
+        symbols: Mapping[str, int],
+        hooks: Mapping[int, str],
+    ) -> Native:
+        """The trampoline that is in the kernel now."""
+        address = symbols.get(goal.image)
+        if address is None:
+            raise ModuleError(f"expected a trampoline for {request.proto}, found none in /proc/kallsyms")
+        arch = self._kernel.arch
+        code = whole_image(arch, self._memory(address, IMAGE_BYTES), request.target)
+        function, body = goal.function, goal.body
+        if request.target is Target.KERNEL:
+            function = symbols[goal.name]
+            body = function + ENTRY_BYTES[arch]
+        native = Native(address, code, function, body, tuple(programs), hooks)
+        return replace(native, hooks={target: hook for hook, target in uses_of(arch, native).hooks.items()})
+
+    def _in_module(self, requests: Sequence[Request], opened: list[int]) -> dict[Request, "_Goal"]:
+        """Functions of one new module."""
+        if not requests:
+            return {}
         names = self._names(len(requests))
         module = self._load({name: request.proto for name, request in zip(names, requests, strict=True)})
         obj, fd = btf_of(self._kernel, module.name)
-        links: list[int] = []
-        programs: dict[Request, list[int]] = {}
-        for name, request in zip(names, requests, strict=True):
-            target = (fd, module.ids[name])
+        opened.append(fd)
+        ids = module.ids
+        return {
+            request: _Goal(name, fd, ids[name], _image_of(obj << 32 | _OF_KERNEL | ids[name]))
+            for name, request in zip(names, requests, strict=True)
+        }
+
+    def _in_programs(self, requests: Sequence[Request], opened: list[int]) -> dict[Request, "_Goal"]:
+        """Functions of BPF programs, one of each."""
+        goals: dict[Request, _Goal] = {}
+        for request in requests:
             try:
-                programs[request] = [
-                    self._attach(target, kind, func_ip=request.func_ip, links=links) for kind in request.kinds
-                ]
+                prog = load(self._kernel, request.proto, tail_call=request.tail_call)
             except RefusedError as error:
-                self._made[request] = replace(error, message=error.message.replace(name, request.proto.name))
-        symbols = self._symbols()
-        images = {int(found.group(1)): at for name, at in symbols.items() if (found := _KEY.match(name))}
-        by_id = {key & _LOW: at for key, at in images.items() if key >> 32 == obj}
-        hooks = {symbols[name]: hook for name, hook in _hooks(symbols)}
-        for name, request in zip(names, requests, strict=True):
-            if request in self._made:
+                self._made[request] = error
                 continue
-            address = by_id.get(module.ids[name])
-            if address is None:
-                raise ModuleError(f"expected a trampoline for {request.proto}, found none in /proc/kallsyms")
-            code = whole_image(self._kernel.arch, self._memory(address, IMAGE_BYTES))
-            native = Native(address, code, symbols[name], tuple(programs[request]), hooks)
-            used = uses_of(self._kernel.arch, native).hooks
-            self._made[request] = replace(native, hooks={target: hook for hook, target in used.items()})
-        self._kernel.batch([Syscall("close", (one,)) for one in (*links, fd)])
+            opened.append(prog.fd)
+            image = _image_of(prog.prog_id << 32 | prog.btf_id)
+            goals[request] = _Goal(request.proto.name, prog.fd, prog.btf_id, image, prog.function, prog.body)
+        return goals
+
+    def _in_structs(self, requests: Sequence[Request], opened: list[int]) -> dict[Request, "_Goal"]:
+        """Members of structs of one new module."""
+        if not requests:
+            return {}
+        names = self._names(len(requests))
+        arch, compiler = self._kernel.arch, self._loader.compile
+        protos = {name: request.proto for name, request in zip(names, requests, strict=True)}
+        module_name = self._module_name()
+        module = self._loader.load(lambda facts: structmod.build(compiler, arch, facts, protos, module_name))
+        _, fd = btf_of(self._kernel, module.name)
+        opened.append(fd)
+        ids = module.ids
+        return {
+            request: _Goal(name, fd, ids[name], structmod.image_name(name), value_type=ids[structmod.value_name(name)])
+            for name, request in zip(names, requests, strict=True)
+        }
+
+    def _fill(self, goal: "_Goal", opened: list[int]) -> int:
+        """Makes a program the member of a struct; gives its address. Raises RefusedError."""
+        insns = [(_MOV_R0, 0, 0), (_EXIT, 0, 0)]
+        raw = b"".join(struct.pack("<BBhi", opcode, regs, 0, imm) for opcode, regs, imm in insns)
+        size = structmod.VALUE_BYTES
+        _, made, loaded, info, filled, *_ = self._kernel.batch(
+            [
+                bpf.btf_load(_ANY_BTF),
+                bpf.struct_ops_map(0, goal.value_type, goal.fd, size),
+                bpf.prog_load(bpf.Load("struct_ops", raw, attach_btf=(goal.fd, goal.btf_id))),
+                bpf.prog_info(2, len(insns)),
+                bpf.struct_ops_update(1, 2, size),
+                close(2),
+                close(0),
+            ]
+        )
+        if made.ret < 0:
+            raise RefusedError("target", EINVAL, "")  # the struct was not registered
+        opened.append(made.ret)
+        if loaded.ret < 0:
+            raise RefusedError("load", -loaded.ret, last_words(bpf.load_log(loaded)))
+        if filled.ret < 0:
+            raise RefusedError("attach", -filled.ret, "")
+        return bpf.read_prog_info(info, len(insns)).funcs[0][0]
 
     def _names(self, count: int) -> list[str]:
         """Of functions: no two modules may have one in common."""
         first, self._functions = self._functions, self._functions + count
         return [f"cc_traced_{number}" for number in range(first, first + count)]
 
-    def _load(self, protos: Mapping[str, Proto]) -> Module:
+    def _module_name(self) -> str:
         self._modules += 1
-        name, arch, compiler = f"{NAME}{self._modules}", self._kernel.arch, self._loader.compile
+        return f"{NAME}{self._modules}"
+
+    def _load(self, protos: Mapping[str, Proto]) -> Module:
+        name, arch, compiler = self._module_name(), self._kernel.arch, self._loader.compile
         return self._loader.load(lambda facts: build(compiler, arch, facts, protos, name))
 
     def _attach(self, target: tuple[int, int], kind: Kind, *, func_ip: bool, links: list[int]) -> int:
@@ -203,160 +310,3 @@ def _hooks(symbols: Mapping[str, int]) -> Iterator[tuple[str, str]]:
         for suffix in ("", "_recur"):
             if hook + suffix in symbols:
                 yield hook + suffix, hook
-
-
-# --- native code
-
-_ARM64_LAST: Final = "mov x30, x9"  # the insn before the last: TR-42, step 11
-
-
-def whole_image(arch: str, memory: bytes) -> bytes:
-    """A trampoline without what lies behind it. Raises MoveError."""
-    before = ""
-    for address, size, mnemonic, operands in disassemble(arch, memory, 0):
-        if mnemonic == "ret" and (arch == "x86_64" or before == _ARM64_LAST):
-            return memory[: address + size]
-        before = f"{mnemonic} {operands}"
-    raise MoveError("expected a trampoline, found no return at its end")
-
-
-@dataclass(slots=True)
-class _Constant:
-    """A 64-bit constant that a trampoline puts into a register."""
-
-    at: int
-    size: int
-    reg: str
-    value: int
-
-
-@dataclass(frozen=True, slots=True)
-class Uses:
-    """What a kernel's trampoline calls and is given. `objects`: of programs, by their number."""
-
-    calls: tuple[tuple[int, int, int], ...]  # offset, size, target
-    constants: tuple["_Constant", ...]
-    hooks: Mapping[str, int]
-    objects: Mapping[int, int]
-    image: int
-
-    def places(self, arch: str, native: Native) -> Places:
-        """As our own trampolines are told of them."""
-        hooks = {**dict.fromkeys(HOOKS, native.address), **self.hooks}  # those that are not used are near, too
-        return Places(native.address, native.function + ENTRY_BYTES[arch], self.image, hooks)
-
-
-def uses_of(arch: str, native: Native) -> Uses:
-    """What a trampoline uses. Raises MoveError for a call of anything else than hooks, programs and the traced function."""
-    programs = {address: number for number, address in enumerate(native.programs)}
-    constants = tuple(_CONSTANTS[arch](native.code))
-    calls, hooks, objects = list[tuple[int, int, int]](), dict[str, int](), dict[int, int]()
-    entered = image = 0
-    for address, size, mnemonic, operands in disassemble(arch, native.code, native.address):
-        if mnemonic not in ("call", "bl"):
-            continue
-        target, at = int(operands.lstrip("#"), 16), address - native.address
-        given = next((c.value for c in reversed(constants) if c.at < at and c.reg in _OBJECT_REGS), 0)
-        hook = native.hooks.get(target)
-        if hook is not None:
-            hooks[hook] = target
-            entered = given if hook == "__bpf_prog_enter" else entered
-            image = given if hook.startswith("__bpf_tramp") else image
-        elif target in programs:
-            objects[programs[target]] = entered
-        elif target != native.function + ENTRY_BYTES[arch]:
-            raise MoveError(f"{at:#x}: a call of {target:#x}, which is neither hook, program nor function")
-        calls.append((at, size, target))
-    return Uses(tuple(calls), constants, hooks, objects, image)
-
-
-def moved(arch: str, native: Native, where: Places) -> bytes:
-    """The same insns where the bench has functions, programs and objects. Raises MoveError."""
-    uses, code = uses_of(arch, native), bytearray(native.code)
-    goals = {native.function + ENTRY_BYTES[arch]: where.body}
-    goals |= {target: where.hooks[hook] for hook, target in uses.hooks.items()}
-    goals |= {address: prog_address(number) for number, address in enumerate(native.programs)}
-    new = {native.function: where.body - ENTRY_BYTES[arch], uses.image: where.image}
-    new |= {value: object_of(number) for number, value in uses.objects.items()}
-    for at, size, target in uses.calls:
-        _aim(arch, code, at, size, goals[target] - (where.base + at))
-    for constant in uses.constants:
-        if constant.value and constant.value in new:
-            code[constant.at : constant.at + constant.size] = _load(arch, constant, new[constant.value])
-    return bytes(code)
-
-
-_OBJECT_REGS: Final = ("rdi", "x0", "x19")
-ENTRY_BYTES: Final = {"x86_64": 5, "arm64": 8}  # what is patched at a function's beginning
-
-
-def _aim(arch: str, code: bytearray, at: int, size: int, distance: int) -> None:
-    """A direct call's distance: x86-64's from its end, arm64's in words."""
-    if arch == "x86_64":
-        struct.pack_into("<i", code, at + 1, distance - size)
-    else:
-        struct.pack_into("<I", code, at, 0x9400_0000 | distance >> 2 & (1 << 26) - 1)
-
-
-_X86_REGS: Final = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi")
-_X86_FORMS: Final = (
-    (re.compile(rb"\x48[\xb8-\xbf]", re.DOTALL), 10, "<Q"),
-    (re.compile(rb"\x48\xc7[\xc0-\xc7]", re.DOTALL), 7, "<i"),
-    (re.compile(rb"[\xb8-\xbf]", re.DOTALL), 5, "<I"),
-)
-
-
-def _x86_constants(code: bytes) -> Iterator[_Constant]:
-    """Intel SDM, MOV: REX.W B8 imm64, REX.W C7 /0 imm32, B8 imm32."""
-    for at, size, _, _ in disassemble("x86_64", code, 0):
-        for form, length, shape in _X86_FORMS:
-            if size == length and (found := form.match(code, at)):
-                (value,) = struct.unpack_from(shape, code, at + length - struct.calcsize(shape))
-                yield _Constant(at, size, _X86_REGS[found.group()[-1] & 7], value & (1 << 64) - 1)
-
-
-def _arm64_constants(code: bytes) -> Iterator[_Constant]:
-    """Arm ARM, MOVN and MOVZ of 64 bits with the MOVKs that follow them."""
-    last: _Constant | None = None
-    for at in range(0, len(code), 4):
-        (word,) = struct.unpack_from("<I", code, at)
-        reg, imm, shift = f"x{word & 31}", word >> 5 & 0xFFFF, 16 * (word >> 21 & 3)
-        if word >> 23 == 0x1E5 and last is not None and last.reg == reg:  # MOVK
-            last.value = last.value & ~(0xFFFF << shift) | imm << shift
-            last.size += 4
-            continue
-        if last is not None:
-            yield last
-        last = None
-        if word >> 23 == 0x125:  # MOVN
-            last = _Constant(at, 4, reg, ~(imm << shift) & (1 << 64) - 1)
-        elif word >> 23 == 0x1A5:  # MOVZ
-            last = _Constant(at, 4, reg, imm << shift)
-
-
-_CONSTANTS: Final[Mapping[str, Callable[[bytes], Iterator[_Constant]]]] = {
-    "x86_64": _x86_constants,
-    "arm64": _arm64_constants,
-}
-
-
-def _load(arch: str, constant: _Constant, value: int) -> bytes:
-    """The same room with another value. Raises MoveError where it does not fit."""
-    reg = constant.reg
-    if arch == "x86_64":
-        number = _X86_REGS.index(reg)
-        if constant.size == 10:
-            return bytes([0x48, 0xB8 + number]) + value.to_bytes(8, "little")
-        if value < 1 << 31:
-            head = bytes([0x48, 0xC7, 0xC0 + number]) if constant.size == 7 else bytes([0xB8 + number])
-            return head + value.to_bytes(4, "little")
-        raise MoveError(f"expected room for {value:#x}, found {constant.size} bytes")
-    parts = [(value >> shift & 0xFFFF, shift) for shift in range(0, 64, 16) if value >> shift & 0xFFFF] or [(0, 0)]
-    words = [
-        (0xF280_0000 if index else 0xD280_0000) | shift // 16 << 21 | part << 5 | int(reg[1:])
-        for index, (part, shift) in enumerate(parts)
-    ]
-    if 4 * len(words) > constant.size:
-        raise MoveError(f"expected room for {value:#x}, found {constant.size} bytes")
-    words += [0xD503_201F] * (constant.size // 4 - len(words))
-    return b"".join(word.to_bytes(4, "little") for word in words)

@@ -19,7 +19,7 @@ PROG_LOAD, PROG_TEST_RUN, RAW_TRACEPOINT_OPEN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF
     19,
     23,
 )
-PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31, "tracing": 26}
+PROG_TYPES: Final[Mapping[str, int]] = {"syscall": 31, "tracing": 26, "struct_ops": 27}
 # enum bpf_attach_type: BPF_TRACE_FENTRY, BPF_TRACE_FEXIT, BPF_MODIFY_RETURN, BPF_TRACE_FSESSION
 ATTACH_TYPES: Final[Mapping[str, int]] = {"": 0, "fentry": 24, "fexit": 25, "fmod_ret": 26, "fsession": 58}
 F_SLEEPABLE: Final = 1 << 4
@@ -54,6 +54,27 @@ def map_create(map_: Map) -> Syscall:
     name = re.sub(r"[^A-Za-z0-9_.]", "_", map_.name).encode()[:15]
     sizes = (TYPES[map_.type], map_.key_size, map_.value_size, map_.max_entries, flags, 0, 0)
     return _command(MAP_CREATE, struct.pack("<7I", *sizes) + name.ljust(16, b"\0"))
+
+
+def prog_array() -> Syscall:
+    """BPF_MAP_CREATE of a BPF_MAP_TYPE_PROG_ARRAY with one entry, which is not set."""
+    return _command(MAP_CREATE, struct.pack("<7I", 3, 4, 4, 1, 0, 0, 0))
+
+
+def struct_ops_map(btf_call: int, value_type: int, module_btf: int, size: int) -> Syscall:
+    """BPF_MAP_CREATE of a struct_ops type of a module; call `btf_call` gives any BTF of ours. BPF_F_LINK: nobody is told of what it holds."""
+    attr = bytearray(struct.pack("<5I", 26, 4, size, 1, 1 << 15 | 1 << 13).ljust(76, b"\0"))
+    struct.pack_into("<I", attr, 60, value_type)
+    struct.pack_into("<I", attr, 72, module_btf)
+    return _command(MAP_CREATE, bytes(attr), (), (Number(0, 48, btf_call),))
+
+
+def struct_ops_update(map_call: int, prog_call: int, size: int) -> Syscall:
+    """BPF_MAP_UPDATE_ELEM of a map whose only member is a program, the last 8 bytes of its value."""
+    links: list[Link] = [
+        Number(0, 0, map_call), Pointer(0, 8, 1), Pointer(0, 16, 2), Number(2, size - 8, prog_call),
+    ]  # fmt: skip
+    return _command(MAP_UPDATE_ELEM, bytes(32), (Buf(bytes(4)), Buf(bytes(size))), links)
 
 
 def map_update(map_call: int, key: bytes, value: bytes) -> Syscall:
@@ -217,6 +238,11 @@ def prog_info(prog_call: int, max_insns: int) -> Syscall:
     return _command(
         OBJ_GET_INFO_BY_FD, bytes(attr), (first, *bufs), (Number(0, 0, prog_call), Pointer(0, 8, 1), *links)
     )
+
+
+def prog_id(done: Done) -> int:
+    """The program's id, of what `prog_info` gave."""
+    return int(struct.unpack_from("<I", done.bufs[1].ljust(INFO_BYTES, b"\0"), 4)[0])
 
 
 def read_prog_info(done: Done, max_insns: int) -> ProgInfo:

@@ -13,9 +13,10 @@ from backends.base import Died, Job, Loaded, OwnFileError, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image, Poke, Symbol
 from backends.linux.ask import STATISTICS
-from backends.linux.attach import Made, Native, Request
+from backends.linux.attach import Made, Request
 from backends.linux.backend import Accepted, Reply, too_old
-from backends.trampoline import RefusedError
+from backends.linux.natives import Native
+from backends.trampoline import RefusedError, Target
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto
 from harness.isa.verified import Verified
@@ -209,9 +210,11 @@ def trampolines_of(path: Path) -> Path:
 
 
 def key_of(request: Request) -> str:
-    """What a trampoline is on record by: `u64 f(u64 a); fentry, fexit`."""
+    """What a trampoline is on record by: `u64 f(u64 a); fentry, fexit`, `bpf: u64 f(u64 a); fexit`."""
     asks = ["bpf_get_func_ip"] if request.func_ip else []
-    return "; ".join([str(request.proto), ", ".join(kind.value for kind in request.kinds), *asks])
+    asks += ["bpf_tail_call"] if request.tail_call else []
+    head = "" if request.target is Target.KERNEL else f"{request.target.value}: "
+    return "; ".join([f"{head}{request.proto}", ", ".join(kind.value for kind in request.kinds), *asks])
 
 
 def from_made(made: Made) -> dict[str, Any]:
@@ -220,7 +223,7 @@ def from_made(made: Made) -> dict[str, Any]:
         return {"at": made.at, "errno": made.errno, "message": made.message}
     hooks = {name: f"{address:#x}" for address, name in made.hooks.items()}
     return {
-        "address": f"{made.address:#x}", "function": f"{made.function:#x}", "code": made.code.hex(),
+        "address": f"{made.address:#x}", "function": f"{made.function:#x}", "body": f"{made.body:#x}", "code": made.code.hex(),
         "programs": [f"{address:#x}" for address in made.programs], "hooks": hooks,
     }  # fmt: skip
 
@@ -231,7 +234,14 @@ def to_made(row: Mapping[str, Any]) -> Made:
         return RefusedError(str(row["at"]), int(row["errno"]), str(row["message"]))
     programs = tuple(int(address, 16) for address in row["programs"])
     hooks = {int(address, 16): str(name) for name, address in row["hooks"].items()}
-    return Native(int(row["address"], 16), bytes.fromhex(row["code"]), int(row["function"], 16), programs, hooks)
+    return Native(
+        int(row["address"], 16),
+        bytes.fromhex(row["code"]),
+        int(row["function"], 16),
+        int(row["body"], 16),
+        programs,
+        hooks,
+    )
 
 
 def read(path: Path, part: str = "cases") -> dict[str, Any]:

@@ -71,6 +71,10 @@ class KernelFacts:
     owner_at: int
     set_at: int
     session_cookie: int  # the BTF id of this kfunc
+    ops_size: int  # struct bpf_struct_ops; -1 where the kernel has none
+    ops_members: Mapping[str, int]
+    ops_common: int  # the BTF id of struct bpf_struct_ops_common_value
+    ops_verifier_size: int  # struct bpf_verifier_ops
 
     def to_json(self) -> str:
         """As an object of its fields."""
@@ -142,6 +146,10 @@ class _Layout:
 
     size: int
     members: Mapping[str, int]
+    id: int = 0
+
+
+_STRUCT_OPS: Final = ("bpf_struct_ops", "bpf_struct_ops_common_value", "bpf_verifier_ops")
 
 
 def facts_from_btf(blob: bytes, release: str, vermagic: str = "") -> KernelFacts:
@@ -152,7 +160,7 @@ def facts_from_btf(blob: bytes, release: str, vermagic: str = "") -> KernelFacts
     types = blob[header + type_at : header + type_at + type_len]
     strings = blob[header + string_at : header + string_at + string_len]
     wanted = ("module", "btf_kfunc_id_set", "btf_id_set8")
-    count, found, cookie = _structs(types, strings, wanted)
+    count, found, cookie = _structs(types, strings, (*wanted, *_STRUCT_OPS))
     module, kfunc_set, id_set = (found.get(name, _Layout(0, {})) for name in wanted)
     for name, layout, members in (
         ("module", module, ("name", "init")),
@@ -165,12 +173,14 @@ def facts_from_btf(blob: bytes, release: str, vermagic: str = "") -> KernelFacts
             )
     if (id_set.members["cnt"], id_set.members["flags"], id_set.members["pairs"]) != (0, 4, 8):
         raise ModuleError(f"expected struct btf_id_set8 of cnt, flags, pairs at 0, 4, 8, found {dict(id_set.members)}")
+    ops, common, verifier = (found.get(name, _Layout(-1, {})) for name in _STRUCT_OPS)
     return KernelFacts(
         release=release, vermagic=vermagic, btf_types=count + 1, btf_strings=string_len,
         module_size=module.size, name_at=module.members["name"], init_at=module.members["init"],
         exit_at=module.members.get("exit", -1),
         set_size=kfunc_set.size, owner_at=kfunc_set.members["owner"], set_at=kfunc_set.members["set"],
-        session_cookie=cookie,
+        session_cookie=cookie, ops_size=ops.size, ops_members=ops.members,
+        ops_common=common.id, ops_verifier_size=verifier.size,
     )  # fmt: skip
 
 
@@ -190,7 +200,7 @@ def _structs(types: bytes, strings: bytes, wanted: Sequence[str]) -> tuple[int, 
         if row is None:
             raise ModuleError(f"expected a kind of BTF type up to {max(_ROWS)}, found {info >> 24 & 31}")
         if name in names and info >> 24 & 31 == btf.STRUCT:
-            found.setdefault(names[name], _layout(types, strings, at, info))
+            found.setdefault(names[name], replace(_layout(types, strings, at, info), id=count + 1))
         elif name == cookie_name and name and info >> 24 & 31 == btf.FUNC:
             cookie = count + 1
         at += 12 + row[0] + row[1] * (info & 0xFFFF)

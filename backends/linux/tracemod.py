@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from backends.linux.kmod import Compile, KernelFacts, Module, id_set, module_head, module_tail
+from backends.linux.models import MODELS
 from harness.isa import btf
-from harness.isa.ctypes import ARM64, X86_64, DataModel
 from harness.isa.proto import Proto
 
-_MODELS: Final[Mapping[str, DataModel]] = {"x86_64": X86_64, "arm64": ARM64}
 # What a function begins with, and the section that tells ftrace of it. Linux scripts/recordmcount.c,
 # arch/arm64/Makefile (two words before the entry for CONFIG_DYNAMIC_FTRACE_WITH_CALL_OPS), arch/x86/kernel/ftrace.c.
 _ENTRY: Final[Mapping[str, str]] = {
@@ -32,7 +31,7 @@ def why_untold(proto: Proto) -> str:
 
 def build(compiler: Compile, arch: str, facts: KernelFacts, protos: Mapping[str, Proto], name: str) -> Module:
     """A module of functions with these names and prototypes, all of which BTF can tell. Raises what the compiler does."""
-    types = btf.Btf(facts.btf_types, facts.btf_strings, _MODELS[arch])
+    types = btf.Btf(facts.btf_types, facts.btf_strings, MODELS[arch])
     ids = {traced: types.func(proto, btf.STATIC, traced) for traced, proto in protos.items()}
     source = "\n".join(_lines(arch, facts, ids, types.blob(), name))
     return Module(name, compiler(source), ids, {})

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 from backends.base import Died, Unsupported
 from backends.decode import disassemble
-from backends.linux.attach import Made, MoveError, Native, Request, moved, uses_of
+from backends.linux.attach import Made, Request
+from backends.linux.natives import MoveError, Native, moved, uses_of
 from backends.tracing import MAKERS, PLANS
 from backends.trampoline import Attached, Mode, Program, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places
@@ -36,7 +37,7 @@ class Theirs:
 
 def request_of(call: Scenario) -> Request:
     """What a kernel is asked for."""
-    return Request(call.proto, tuple(step.kind for step in call.steps), call.func_ip)
+    return Request(call.proto, tuple(step.kind for step in call.steps), call.func_ip, call.target, call.tail_call)
 
 
 @dataclass(slots=True)
@@ -57,7 +58,7 @@ class LinuxTracer:
         if not isinstance(made, Native):
             return made
         try:
-            code = moved(self.arch, made, places(self.arch))
+            code = moved(self.arch, made, places(self.arch, call.target))
         except MoveError as error:
             return Unsupported(f"its trampoline cannot be judged: {error}")
         self._bench = self._bench or TrampolineBench(self.arch)
@@ -72,7 +73,7 @@ def difference(arch: str, made: Made | Unsupported | Died, call: Scenario) -> st
     """How a kernel's answer differs from our `linux` mode: the first insn or the refusal; empty where it does not."""
     kinds = [step.kind for step in call.steps]
     try:
-        plan = PLANS[arch](call.proto, kinds, Mode.LINUX)
+        plan = PLANS[arch](call.proto, kinds, Mode.LINUX, call.target, tail_call=call.tail_call)
     except RefusedError as refusal:
         answer = made if isinstance(made, RefusedError) else "it is accepted"
         return "" if made == refusal else f"ours   {refusal}\nLinux  {answer}"
@@ -86,7 +87,7 @@ def difference(arch: str, made: Made | Unsupported | Died, call: Scenario) -> st
         Program(kind, address, uses.objects.get(number, 0))
         for number, (kind, address) in enumerate(zip(kinds, made.programs, strict=True))
     )
-    code = MAKERS[arch]().make(plan, Attached(programs, call.func_ip), uses.places(arch, made))
+    code = MAKERS[arch]().make(plan, Attached(programs, call.func_ip, call.tail_call), uses.places(arch, made))
     if code == made.code:
         return ""
     rows = (_texts(arch, one, made.address) for one in (code, made.code))

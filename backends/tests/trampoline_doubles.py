@@ -4,9 +4,12 @@ from dataclasses import replace
 
 from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.arm64 import encode as a64
+from backends.arm64 import trampoline as arm64
 from backends.arm64.encode import SP
-from backends.arm64.trampoline import FP, TMP, Arm64Trampoline
+from backends.arm64.trampoline import FP, KEPT, TMP, Arm64Trampoline
 from backends.trampoline import Attached, Frame, Places, Plan, Slot
+from backends.trampoline_plan import full_plan
+from backends.x86_64 import trampoline as x86_64
 from backends.x86_64.encode import Gpr
 from backends.x86_64.trampoline import X8664Trampoline
 
@@ -224,6 +227,85 @@ class X86NarrowAlwaysCleared(X8664Trampoline):
 
     def single_narrow(self) -> bool:
         return True
+
+
+class _AsC:
+    """TB-24: a function of a BPF program is taken for one that C calls."""
+
+    def planned(self, plan: Plan) -> Plan:
+        model, rules = (arm64.MODEL, arm64.RULES) if isinstance(self, Arm64Trampoline) else (x86_64.MODEL, x86_64.RULES)
+        return replace(full_plan(plan.proto, model, rules), target=plan.target)
+
+
+class Arm64BpfAsC(_AsC, Arm64Trampoline):
+    """With C.10, C.13 and C.14."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        return super().make(self.planned(plan), attached, places)
+
+
+class X86BpfAsC(_AsC, X8664Trampoline):
+    """With the hole of an aligned argument on the stack."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        return super().make(self.planned(plan), attached, places)
+
+
+class X86BpfNarrowCut(X8664Trampoline):
+    """TB-13: what BPF code knows above a narrow argument is cleared."""
+
+    def passes_whole(self) -> bool:
+        return False
+
+
+class X86TailCallPushed(X8664Trampoline):
+    """TB-12: the tail-call counter's address lies where the first stack argument should be."""
+
+    def pushes_tail_call(self) -> bool:
+        return True
+
+
+class X86TailCallLost(X8664Trampoline):
+    """RAX is the last hook's."""
+
+    def restore_tail_call(self) -> None:
+        pass
+
+
+class Arm64MemberAsTraced(Arm64Trampoline):
+    """TB-10: a member's stack arguments are looked for behind two frame records."""
+
+    def incoming(self) -> int:
+        return 32
+
+
+class X86MemberAsTraced(X8664Trampoline):
+    """TB-10: behind two return addresses."""
+
+    def incoming(self) -> int:
+        return 24
+
+
+class X86MemberUnmarked(X8664Trampoline):
+    """What is called through a pointer has no landing pad."""
+
+    def landing_pad(self) -> bytes:
+        return b""
+
+
+class Arm64MemberReturnsTwice(Arm64Trampoline):
+    """A frame record that a member does not have is taken from the stack at the end."""
+
+    def _leave(self) -> None:
+        super()._leave()
+        self.words[-1:] = [a64.ldp_pop(FP, KEPT, SP, 16), a64.ret_r(KEPT)]
+
+
+class X86MemberResultLost(X8664Trampoline):
+    """The program's result is the last hook's."""
+
+    def make_frame(self) -> Frame:
+        return replace(super().make_frame(), result=None)
 
 
 class X86ResultNotGiven(X8664Trampoline):

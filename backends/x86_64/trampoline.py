@@ -6,18 +6,18 @@ from typing import Final
 from backends.abi import EIGHTBYTE, InReg, OnStack
 from backends.trampoline import (
     MAX_ARGS,
-    Assumed,
     Attached,
     Frame,
     Kind,
     Mode,
-    Placement,
     Places,
     Plan,
     Program,
+    Target,
+    gives_result,
     meta_of,
-    plan_of,
 )  # fmt: skip
+from backends.trampoline_plan import Assumed, Placement, check_target, plan_of
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
@@ -52,11 +52,15 @@ RULES: Final = Placement(
 RUN_CONTEXT: Final = 16
 ALIGN: Final = 16  # of the part behind fmod_ret programs
 CALL_BYTES: Final = 5
+_MOV_RAX_RBP_FAR: Final = bytes.fromhex("488b85")  # mov rax, [rbp + disp32]: Linux takes the long form
 
 
-def plan(proto: Proto, kinds: Sequence[Kind], mode: Mode) -> Plan:
+def plan(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target = Target.KERNEL, *, tail_call: bool = False
+) -> Plan:
     """What a trampoline on a function has to know. Raises RefusedError."""
-    return plan_of(proto, kinds, mode, MODEL, RULES)
+    check_target(proto, mode, tail_call=tail_call)
+    return plan_of(proto, kinds, mode, target, MODEL, RULES)
 
 
 def entered_by_jump(attached: Attached) -> bool:
@@ -80,8 +84,8 @@ class X8664Trampoline:
     def make_frame(self) -> Frame:
         """Offsets from RBP. TR-50."""
         calls = self.attached.calls_original
-        at = -EIGHTBYTE if calls else 0
-        result = at if calls else None
+        at = -EIGHTBYTE if gives_result(self.plan, self.attached) else 0
+        result = at or None
         ctx = at = at - EIGHTBYTE * len(self.plan.slots)
         at -= EIGHTBYTE  # the meta word
         func_ip = None
@@ -92,10 +96,20 @@ class X8664Trampoline:
             cookies[number] = at = at - EIGHTBYTE
         saved = at - EIGHTBYTE
         run = saved - RUN_CONTEXT
+        tail_call = None
         size = -run
+        if self.attached.tail_call and not self.pushes_tail_call():
+            size += EIGHTBYTE
+            tail_call = -size
         if calls and self.plan.area_bytes:
             size = self.frame_size(size + self.area_bytes())
-        return Frame(size, ctx, run, saved, -size, result, func_ip, cookies)
+        if self.attached.tail_call and self.pushes_tail_call():
+            tail_call = -rounded_up(size, EIGHTBYTE) - EIGHTBYTE
+        return Frame(size, ctx, run, saved, -size, result, func_ip, cookies, tail_call)
+
+    def pushes_tail_call(self) -> bool:
+        """Whether the pointer to the tail-call counter is pushed below the stack arguments, where one of them should be. TB-12."""
+        return not self.plan.exact
 
     def area_bytes(self) -> int:
         """Of the stack arguments for the original."""
@@ -107,11 +121,15 @@ class X8664Trampoline:
 
     def _write(self) -> None:
         frame, calls = self.frame, self.attached.calls_original
+        if self.is_called():
+            self._emit(self.landing_pad())
         self._emit(x86.push_r(Gpr.RBP), lower.mov(Gpr.RBP, Gpr.RSP), self._sub_rsp(frame.size))
+        if frame.tail_call is not None:
+            self._emit(x86.push_r(Gpr.RAX)) if self.pushes_tail_call() else self._store(frame.tail_call, Gpr.RAX)
         self._store(frame.saved, Gpr.RBX)
         self._meta(meta_of(len(self.plan.slots)))
         if frame.func_ip is not None:
-            self._emit(lower.mov_const(Gpr.RAX, self.places.body - CALL_BYTES))
+            self._emit(lower.mov_const(Gpr.RAX, self.places.function))
             self._store(frame.func_ip, Gpr.RAX)
         self.store_args()
         if calls:
@@ -135,8 +153,9 @@ class X8664Trampoline:
             self._program(program, returning=True)
         if calls:
             self._image_hook("__bpf_tramp_exit")
-        else:
+        elif not self.is_called():
             self.restore_registers()
+            self.restore_tail_call()
         if frame.result is not None:
             self._emit(x86.mov_rm64(Gpr.RAX, Mem(Gpr.RBP, frame.result)))
         self._emit(x86.mov_rm64(Gpr.RBX, Mem(Gpr.RBP, frame.saved)), x86.leave(), x86.ret())
@@ -182,11 +201,11 @@ class X8664Trampoline:
                 case None:
                     continue
 
-    def _copy(self, offset: int, to: int) -> None:
+    def _copy(self, offset: int, to: int, *, whole: bool = False) -> None:
         """One stack argument of the caller. TR-13: the upper half of a single narrow one is cleared."""
         self._emit(x86.mov_rm64(Gpr.RAX, Mem(Gpr.RBP, self.incoming() + offset)))
         self._store(to, Gpr.RAX)
-        if self.single_narrow():
+        if not whole and self.single_narrow():
             self._emit(x86.mov_m32i(Mem(Gpr.RBP, to + 4), 0))
 
     def single_narrow(self) -> bool:
@@ -195,7 +214,17 @@ class X8664Trampoline:
 
     def incoming(self) -> int:
         """From RBP to the caller's stack arguments. TR-25."""
+        if self.is_called():
+            return 16 if self.plan.exact else 24  # TB-10
         return 16 if entered_by_jump(self.attached) else 24
+
+    def is_called(self) -> bool:
+        """Whether the trampoline is a function itself, called through a pointer, and not entered from one."""
+        return self.plan.target is Target.STRUCT_OPS
+
+    def landing_pad(self) -> bytes:
+        """For a kernel with CONFIG_X86_KERNEL_IBT."""
+        return x86.endbr64()
 
     def restore_registers(self) -> None:
         """Argument registers as they were."""
@@ -205,7 +234,16 @@ class X8664Trampoline:
     def copy_stack(self) -> None:
         """The stack arguments for the original, from the caller's, holes included."""
         for _, offset in self.plan.on_stack:
-            self._copy(offset, self.frame.area + offset)
+            self._copy(offset, self.frame.area + offset, whole=self.passes_whole())
+
+    def passes_whole(self) -> bool:
+        """Whether the original gets 64 bits of each narrow argument, which BPF code relies on."""
+        return self.plan.exact and self.plan.target is Target.BPF
+
+    def restore_tail_call(self) -> None:
+        """RAX for the original: the pointer to the tail-call counter."""
+        if self.frame.tail_call is not None:
+            self._emit(_MOV_RAX_RBP_FAR + self.frame.tail_call.to_bytes(4, "little", signed=True))
 
     # --- programs
 
@@ -223,8 +261,8 @@ class X8664Trampoline:
         skip = len(self.code)
         self._emit(bytes(2), x86.lea_rm(Gpr.RDI, Mem(Gpr.RBP, frame.ctx)))
         self._call(program.address)
-        if program.kind is Kind.FMOD_RET:
-            self._store(frame.result or 0, Gpr.RAX)
+        if program.kind in (Kind.FMOD_RET, Kind.STRUCT_OPS) and frame.result is not None:
+            self._store(frame.result, Gpr.RAX)
         self.code[skip : skip + 2] = x86.jcc_short(Cond.E, len(self.code) - skip - 2)
         self._emit(lower.mov_const(Gpr.RDI, program.object), lower.mov(Gpr.RSI, Gpr.RBX), x86.lea_rm(Gpr.RDX, run))
         self._call(hooks["__bpf_prog_exit"])
@@ -249,5 +287,6 @@ class X8664Trampoline:
         """The traced function, behind its patched entry."""
         self.restore_registers()
         self.copy_stack()
+        self.restore_tail_call()
         self._call(self.places.body)
         self._store(self.frame.result or 0, Gpr.RAX)

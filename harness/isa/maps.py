@@ -6,6 +6,7 @@ from typing import Final
 TYPES: Final = {"hash": 1, "array": 2, "prog_array": 3}  # Linux include/uapi/linux/bpf.h, enum bpf_map_type
 RDONLY_PROG: Final = 1 << 7  # BPF_F_RDONLY_PROG
 MAX_BYTES: Final = (1 << 20) - (1 << 12)  # of all values of one map
+SLOT_BYTES: Final = 16  # of a prog array: a pointer to the program, and one that a JIT may keep to its code
 MAX_TAIL_CALLS: Final = (
     33  # of one run of a program, all its subprogs together. Linux include/linux/bpf.h, MAX_TAIL_CALL_CNT
 )
@@ -71,8 +72,9 @@ def check(map_: Map) -> Map:
         raise MapError(f"key: expected 1 to 512 bytes, found {map_.key_size}")
     if map_.value_size < 1 or map_.max_entries < 1:
         raise MapError("value and entries: expected 1 or more")
-    if map_.stride * map_.slots > MAX_BYTES:
-        raise MapError(f"expected at most {MAX_BYTES} bytes of values, found {map_.stride * map_.slots}")
+    taken = (SLOT_BYTES if map_.has_progs else map_.stride) * map_.slots
+    if taken > MAX_BYTES:
+        raise MapError(f"expected at most {MAX_BYTES} bytes of values, found {taken}")
     for key, value in map_.content:
         if len(key) != map_.key_size or len(value) != map_.value_size:
             found = f"{len(key)} and {len(value)}"

@@ -359,7 +359,7 @@ MALFORMED = [
         "34:16: place: several functions have a parameter 'f': write f9.f or kf.f",
     ]),
     (nine("f9.i:", "f9.f:"), ["33:22: place: 'f9.f' is the parameter that 'f' names already"]),
-    (nine("f: x5", "f: w5"), ["33:18: f: expected x0 to x30, [sp], or [sp+N], found 'w5'"]),
+    (nine("f: x5", "f: w5"), ["33:18: f: expected x0 to x30, [sp], [sp+N], or two of them, found 'w5'"]),
     # params
     (small("r0 = 6", "r0 = ${n}"), ["6:12: there is no param 'n': the case has no params"]),
     (params("${stores}", "${store}"), [
@@ -388,7 +388,7 @@ MALFORMED = [
     (params("list: u64 a\n", "list: u65 a\n"), [
         "10:12: expected a type (void, u8 to u64, int, long, bool, struct NAME, ...), found 'u65' (in variants@n=1)"
     ]),
-    (params("{b: x1}", "{b: y1}"), ["26:93: b: expected x0 to x30, [sp], or [sp+N], found 'y1' (in variants@n=2)"]),
+    (params("{b: x1}", "{b: y1}"), ["26:93: b: expected x0 to x30, [sp], [sp+N], or two of them, found 'y1' (in variants@n=2)"]),
     (params("imm: -8", "imm: [8]"), [
         "19:12: imm: a list cannot stand within a text: '${imm}' must be the whole value"
     ]),

@@ -147,6 +147,14 @@ VERIFIERS: Final[list[tuple[type[Verifier], str, str]]] = [
     (verifiers.HighHalfNotGivenBack, "verdict = reject", "aggregate/results.yaml::pair@what=static_int128"),
     (verifiers.ResultIsR0, "verdict = accept", "aggregate/results.yaml::global_without_r2"),
     (verifiers.ResultIsR0, "verdict = accept", "aggregate/results.yaml::stack_pointer_in_r2"),
+    (verifiers.TailCallComesBack, "verdict = accept", "tail_calls/returns.yaml::result_as_offset@kind="),
+    (verifiers.TailCallsBesideIncomingOnly, "verdict = accept", "tail_calls/stack_arguments.yaml::subprog_does_both"),
+    (verifiers.TailStackOneMore, "verdict = accept", "tail_calls/refused.yaml::callers_stack@depth=241"),
+    (
+        verifiers.TailStackOwnFrame,
+        "verdict = reject (tail-stack)",
+        "tail_calls/refused.yaml::callers_stack_twin@depth=1,own=496",
+    ),
     (verifiers.StoresNeedNoCall, "verdict = accept", "stack_args/unused.yaml::surplus_slot@off=24"),
 ]
 

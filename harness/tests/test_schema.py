@@ -102,8 +102,8 @@ BAD: dict[str, tuple[str, Any]] = {
     "calls: expected at most 1 key, found 2": ("expect.calls", [{"f": [], "g": []}]),
     "f: expected an integer or a list, found text 'x'": ("expect.calls", [{"f": ["x"]}]),
     "f: expected a list, found integer 1": ("expect.calls", [{"f": 1}]),
-    "a: expected x0 to x30, [sp], or [sp+N], found 'x31'": ("expect.place", {"arm64": {"a": "x31"}}),
-    "a: expected a 64-bit register (rdi, r8, ...), [rsp], or [rsp+N], found '[sp]'": (
+    "a: expected x0 to x30, [sp], [sp+N], or two of them, found 'x31'": ("expect.place", {"arm64": {"a": "x31"}}),
+    "a: expected a 64-bit register (rdi, r8, ...), [rsp], [rsp+N], or two of them, found '[sp]'": (
         "expect.place",
         {"x86_64": {"a": "[sp]"}},
     ),

@@ -50,8 +50,14 @@ WRONG = {
     ("args: [1, [2, 3]]", "args: [1, [2]]"): "expected 2 members of struct",
     ("args: [1, [2, 3]]", "args: [1, [256, 3]]"): "does not hold 256",
     ("args: [1, [2, 3]]", 'args: [1, "0102"]'): "expected 8 bytes of struct",
+    ("returns: 5", "returns: 5\n    tail_call: true"): "tail_call goes with target: bpf",
+    ("returns: 5", "returns: 5\n    target: module"): "expected one of kernel, bpf, struct_ops",
+    ("returns: 5", "returns: 5\n    target: struct_ops"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[struct_ops]"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[fentry, struct_ops]"): "progs: [struct_ops] goes with target: struct_ops",
+    ("[fentry, {fmod_ret: 0}, fexit]", "[struct_ops]\n    target: struct_ops\n    func_ip: true"): "a struct_ops program traces no function",
     ("returns: 5", "returns: 0x10000000000000000"): "does not hold 18446744073709551616",
-    ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, found 'fentri'",
+    ("[fentry, {", "[fentri, {"): "expected one of fentry, fmod_ret, fexit, fsession, struct_ops, found 'fentri'",
     ("{arm64: {d: x1}", "{arm64: {e: x1}"): "f has no parameter 'e' (parameters: a, d)",
     ("  expect:", "  prog: {main: exit}\n  expect:"): "expected one of prog, progs, elf and trampoline, found prog and trampoline",
     ("  expect:", "  needs: [kfuncs]\n  expect:"): "needs goes with prog",
@@ -147,7 +153,8 @@ def test_a_report_draws_each_layout_once(tmp_path: Path) -> None:
     assert page.count("<svg") == 2
     assert ">x86_64</figcaption>" in page
     assert [row["traced"] for row in json.loads((reports / "report.json").read_text())["results"]] == [
-        {"func": "u64 f(u64 a, struct {u8 b; u32 c;} d)", "arch": arch} for arch in ("arm64", "x86_64")
+        {"func": "u64 f(u64 a, struct {u8 b; u32 c;} d)", "arch": arch, "target": "kernel"}
+        for arch in ("arm64", "x86_64")
     ] * 2
 
 
@@ -258,6 +265,12 @@ def test_a_sweep_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "arm64: 8 calls through our trampolines, 8 made, 0 refused" in out
     assert "seeds 1-8, 0 differences" in out
+
+
+@pytest.mark.parametrize("target", ["bpf", "struct_ops"])
+def test_a_sweep_of_other_targets(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trampoline-sweep", "1-40", "--target", target]) == 0
+    assert "seeds 1-40, 0 differences" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["0-3"], ["x"], ["5-1"], ["1", "--backend", "interp"]])

@@ -1,11 +1,13 @@
 """Broken verifiers: each is Verifier with one method wrong, named after the defect it re-makes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from harness.isa.insn import Op, Subprog
+from harness.isa.insn import Op, Prog, Subprog
 from harness.isa.opcodes import MAX_REG_ARGS
 from verifier import rules
 from verifier.state import NOT_INIT, Frame, RegState, State
+from verifier.tailcalls import MAX_CALLERS_BYTES, TailCalls
+from verifier.verdict import Refusal
 from verifier.verify import Verifier
 
 
@@ -144,3 +146,44 @@ class ResultIsR0(Verifier):
 
     def gives_pair(self, subprog: int) -> bool:
         return False
+
+
+class TailCallComesBack(Verifier):
+    """BS-33: a tail call in a subprog that succeeds is not a return to its caller."""
+
+    def tail_call(self, at: int, state: State, pending: list[tuple[int, State]]) -> int:
+        frames, state.frames = state.frames, [state.frames[-1]]
+        following = super().tail_call(at, state, pending)
+        state.frames = frames
+        return following
+
+
+class TailCallsBesideIncomingOnly(Verifier):
+    """BS-36: a main prog has no stack arguments that it is given, so that it may tail call."""
+
+    def slots_used(self, incoming: Sequence[int], outgoing: Sequence[int]) -> list[int]:
+        return list(incoming)
+
+
+class _OneByteMore(TailCalls):
+    def too_deep(self, above: int, _own: int) -> bool:
+        return above > MAX_CALLERS_BYTES
+
+
+class _OwnFrameToo(TailCalls):
+    def too_deep(self, above: int, own: int) -> bool:
+        return above + own >= MAX_CALLERS_BYTES
+
+
+class TailStackOneMore(Verifier):
+    """BS-37: 256 bytes of callers' frames are allowed."""
+
+    def tail_calls(self, prog: Prog) -> TailCalls:
+        return _OneByteMore(prog, Refusal)
+
+
+class TailStackOwnFrame(Verifier):
+    """BS-37: the frame of the function that tail calls is counted."""
+
+    def tail_calls(self, prog: Prog) -> TailCalls:
+        return _OwnFrameToo(prog, Refusal)

@@ -2,6 +2,7 @@
 
 from harness.isa.asm import Source, assemble
 from harness.isa.maps import Map
+from harness.isa.proto import parse_bpf_proto
 from harness.isa.verified import TailSite, Verified
 from verifier.verdict import Accepted
 from verifier.verify import Verifier
@@ -52,3 +53,18 @@ def test_two_arrays() -> None:
     """TC-30: several is for good; the array is the one seen last."""
     (site,) = sites(arms("r3 = 1\nr2 = one ll", "r3 = 1\nr2 = two ll"))
     assert (site.several, site.key) == (True, 1)
+
+
+def test_whose_count_is_handed_on() -> None:
+    """TC-26: functions that tail call and those above them, not those beside or below; as Linux 7.2.13 compiles them."""
+    calls = "r6 = r1\ncall sub\nr1 = 1\ncall beside\nr0 = 0\nexit\n"
+    tail = "r6 = r1\ncall below\nr1 = r6\nr2 = one ll\nr3 = 0\ncall 12\nr0 = 0\nexit\n"
+    sources = [
+        Source("main", calls),
+        Source("sub", tail, parse_bpf_proto("int sub(struct c *ctx __arg_ctx)")),
+        Source("below", "r0 = 1\nexit\n", parse_bpf_proto("u64 below(void)")),
+        Source("beside", "call below\nexit\n", parse_bpf_proto("u64 beside(u64 a)")),
+    ]
+    verdict = Verifier().verify(assemble(sources, (), [ONE, TWO]).prog)
+    assert isinstance(verdict, Accepted)
+    assert [func.tail_reachable for func in verdict.verified.funcs] == [True, True, False, False]

@@ -23,6 +23,7 @@ from harness.isa.proto import parse_proto
 FACTS = KernelFacts(
     release="7.2.13", vermagic="7.2.13 SMP preempt mod_unload ", btf_types=118488, btf_strings=2171884,
     module_size=1280, name_at=24, init_at=304, exit_at=1216, set_size=24, owner_at=0, set_at=8, session_cookie=77,
+    ops_size=-1, ops_members={}, ops_common=0, ops_verifier_size=-1,
 )  # fmt: skip
 TWELVE = ", ".join(f"u64 a{n}" for n in range(12))
 ROWS: list[tuple[str, int | str]] = [

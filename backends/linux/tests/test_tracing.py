@@ -1,6 +1,7 @@
 """A kernel's own trampolines: those on record beside ours, moved to the bench, and every way in which they cannot be."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,15 +10,16 @@ import pytest
 
 from backends.base import Died, Unsupported
 from backends.linux import golden
-from backends.linux.attach import ENTRY_BYTES, Made, MoveError, Native, NoTrampolines, Request, moved, whole_image
+from backends.linux.attach import Made, NoTrampolines, Request
 from backends.linux.backend import Live
 from backends.linux.golden import Golden, GoldenError, from_made, key_of, to_made, trampolines_of
 from backends.linux.modules import NoKfuncs, UnavailableError
+from backends.linux.natives import ENTRY_BYTES, MoveError, Native, moved, whole_image
 from backends.linux.syscalls import KernelGoneError
 from backends.linux.tests.test_backend import Kernel
 from backends.linux.tracing import LinuxTracer, Theirs, difference, request_of
 from backends.tracing import MAKERS, PLANS
-from backends.trampoline import HOOKS, Attached, Kind, Mode, Places, Program, RefusedError
+from backends.trampoline import HOOKS, TRACING, Attached, Kind, Mode, Places, Program, RefusedError, Target
 from backends.trampoline_bench import Scenario, Step, places
 from backends.trampoline_grid import scenario
 from harness.isa.proto import parse_proto
@@ -32,8 +34,12 @@ ROWS = [
 
 def call_of(name: str) -> Scenario:
     """The call that a trampoline is on record for."""
-    proto, kinds, *asks = name.rsplit("; ", 2 if name.endswith("; bpf_get_func_ip") else 1)
-    return scenario(parse_proto(proto), [Step(Kind(kind)) for kind in kinds.split(", ")], func_ip=bool(asks))
+    form = r"(.*); ((?:[fs][a-z_]+, )*[fs][a-z_]+)(; bpf_get_func_ip)?(; bpf_tail_call)?"
+    head, kinds, ip, tail = re.fullmatch(form, name).groups()  # type: ignore[union-attr]
+    target, proto = re.fullmatch(r"(?:(\w+): )?(.*)", head).groups()  # type: ignore[union-attr]
+    steps = [Step(Kind(kind)) for kind in kinds.split(", ")]
+    call = scenario(parse_proto(proto), steps, func_ip=bool(ip), target=Target(target or "kernel"))
+    return replace(call, tail_call=bool(tail))
 
 
 @pytest.mark.parametrize(("arch", "name"), ROWS)
@@ -48,7 +54,7 @@ def test_the_record_has_every_kind() -> None:
     for arch in ARCHES:
         names = [name for one, name in ROWS if one == arch]
         assert len(names) > 50
-        for kind in Kind:
+        for kind in TRACING:
             assert any(kind.value in name.rsplit("; ", 2)[-1] for name in names)
         assert any(name.endswith("bpf_get_func_ip") for name in names)
 
@@ -69,11 +75,11 @@ def native(arch: str, call: Scenario = CALL) -> Native:
     ]
     hooks = {name: base + 0x9000 + 64 * n for n, name in enumerate(HOOKS)}
     function = base + 0x4000
-    where = Places(base, function + ENTRY_BYTES[arch], 0xFFFF_1234_5678_9A00, hooks)
+    where = Places(base, function, function + ENTRY_BYTES[arch], 0xFFFF_1234_5678_9A00, hooks)
     plan = PLANS[arch](call.proto, [step.kind for step in call.steps], Mode.LINUX)
     code = MAKERS[arch]().make(plan, Attached(tuple(programs), call.func_ip), where)
     by_address = {address: name for name, address in hooks.items()}
-    return Native(base, code, function, tuple(program.address for program in programs), by_address)
+    return Native(base, code, function, where.body, tuple(program.address for program in programs), by_address)
 
 
 @dataclass
