@@ -29,6 +29,9 @@ CTX_BYTES: Final = 0x1_0000
 KERNEL_DATA_BASE: Final = 0x2800_0000  # stands for what a kernel keeps per CPU, for helpers that its JIT inlines
 KERNEL_DATA_BYTES: Final = 0x1000
 _PAGE: Final = 0x1000
+TRANSLATED_BYTES: Final = (
+    32 << 20
+)  # of host code that an engine keeps; unicorn's own limit is 1 GiB, all of it used in time
 MAX_NATIVE_INSNS: Final = 20_000_000
 
 
@@ -140,6 +143,7 @@ class Emulator:
         self.arch, self._machine = arch, machine
         self._uc = unicorn.Uc(machine.arch, machine.mode)
         self._uc.ctl_set_cpu_model(machine.model)
+        self._uc.ctl_set_tcg_buffer_size(TRANSLATED_BYTES)
         self._handle = self._uc._uch
         self._map()
         self._hooks: list[ctypes.c_size_t] = []
