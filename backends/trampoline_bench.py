@@ -33,11 +33,15 @@ _RETURN: Final = {"arm64": bytes.fromhex("c0035fd6"), "x86_64": b"\xc3"}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A program as it is attached: what it returns, and whether the kernel refuses to enter it. TR-62."""
+    """A program as it is attached: what it returns, and whether the kernel refuses to enter it. TR-62.
+
+    `cookie` is what bpf_get_attach_cookie() gives it, 0 for none.
+    """
 
     kind: Kind
     returns: int = 0
     refused: bool = False
+    cookie: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ class Scenario:
     @property
     def attached(self) -> Attached:
         """The programs as a trampoline calls them."""
-        programs = (Program(step.kind, prog_address(n), object_of(n)) for n, step in enumerate(self.steps))
+        programs = (Program(step.kind, prog_address(n), object_of(n), step.cookie) for n, step in enumerate(self.steps))
         return Attached(tuple(programs), self.func_ip, self.tail_call)
 
 
@@ -268,6 +272,8 @@ class TrampolineBench:
         else:
             self._event(f"{name.removeprefix('__bpf_prog_')} {number - 1}")
             refused = self._scenario.steps[number - 1].refused
+            if name == "__bpf_prog_enter":
+                self._check_cookie(number - 1, second)
             start = 0 if refused else 0x1234_5678_9000 + number
             if name == "__bpf_prog_exit" and second != start:
                 self._report(
@@ -275,6 +281,17 @@ class TrampolineBench:
                 )
             result = start
         self._return(result)
+
+    def _check_cookie(self, number: int, run_context: int) -> None:
+        """The first word of what a program runs in. TR-40, TR-50."""
+        wanted = self._scenario.steps[number].cookie
+        try:
+            got = int.from_bytes(self._cpu.read(run_context, EIGHTBYTE), "little")
+        except emu.UnmappedError as error:
+            self._report("TRAMP-CTX", f"program {number} runs in {error}, where nothing is")
+            return
+        if got != wanted:
+            self._report("TRAMP-CTX", f"program {number} has the cookie {got:#x}, not {wanted:#x}")
 
     def _program(self, number: int) -> None:
         values = self._values()

@@ -25,6 +25,7 @@ TYPES: Final = {
 }  # fmt: skip
 REFUSED_TYPES: Final = ("float", "struct {u64 a, b; u8 c;}", "struct {}", "double")
 RESULTS: Final = ("u64", "void", "int", "u8", "void *", "__int128", "struct {int a, b;}", "struct {u64 a, b;}")
+COOKIES: Final = (1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF_8000_0000, 0x0123_4567_89AB_CDEF, (1 << 64) - 1)
 MAX_GRID_SCALARS: Final = 11
 _RESULT: Final = 0x8877_6655_4433_2211_FFEE_DDCC_BBAA_9988
 
@@ -114,6 +115,9 @@ def _bpf_call_of(seed: int) -> Scenario:
     types = [rng.choice(every) for _ in range(rng.choice(range(7 if tail_call else 13)))]
     result = rng.choice(RESULTS) if rng.random() < 0.2 else "u64"
     kinds = [kind for kind in TRACING if kind is not Kind.FMOD_RET or rng.random() < 0.1]
-    steps = [Step(rng.choice(kinds)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
+    steps = [
+        Step(rng.choice(kinds), cookie=rng.choice(COOKIES) if rng.random() < 0.2 else 0)
+        for _ in range(rng.choice((1, 1, 2, 3, 5)))
+    ]
     call = scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2, target=Target.BPF)
     return replace(call, tail_call=tail_call)

@@ -83,12 +83,14 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
     return None if notes.errors else TracedCase(part["func"], call, places, linux)
 
 
-def _step(item: str | dict[str, int]) -> Step:
-    """`fexit`, or `{fmod_ret: 7}`: what the program returns."""
+def _step(item: str | dict[str, int | dict[str, int]]) -> Step:
+    """`fexit`, `{fmod_ret: 7}`: what the program returns, or `{fexit: {cookie: 7}}`."""
     if isinstance(item, str):
         return Step(Kind(item))
-    ((kind, returns),) = item.items()
-    return Step(Kind(kind), returns)
+    ((kind, given),) = item.items()
+    if isinstance(given, int):
+        return Step(Kind(kind), given)
+    return Step(Kind(kind), given.get("returns", 0), cookie=given.get("cookie", 0))
 
 
 def _places(notes: Notes, proto: Proto, arch: str, rows: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,12 @@ class Request:
     func_ip: bool = False
     target: Target = Target.KERNEL
     tail_call: bool = False
+    cookies: tuple[int, ...] = ()  # of the programs, where some has one
+
+    @property
+    def programs(self) -> tuple[tuple[Kind, int], ...]:
+        """Kind and cookie of each."""
+        return tuple(zip(self.kinds, self.cookies or (0,) * len(self.kinds), strict=True))
 
 
 Made = Native | RefusedError
@@ -131,8 +137,8 @@ class Attacher:
                     programs[request] = [self._fill(goal, opened)]
                     continue
                 programs[request] = [
-                    self._attach((goal.fd, goal.btf_id), kind, func_ip=request.func_ip, links=opened)
-                    for kind in request.kinds
+                    self._attach((goal.fd, goal.btf_id), kind, cookie, func_ip=request.func_ip, links=opened)
+                    for kind, cookie in request.programs
                 ]
             except RefusedError as error:
                 self._made[request] = replace(error, message=error.message.replace(goal.name, request.proto.name))
@@ -247,7 +253,7 @@ class Attacher:
         name, arch, compiler = self._module_name(), self._kernel.arch, self._loader.compile
         return self._loader.load(lambda facts: build(compiler, arch, facts, protos, name))
 
-    def _attach(self, target: tuple[int, int], kind: Kind, *, func_ip: bool, links: list[int]) -> int:
+    def _attach(self, target: tuple[int, int], kind: Kind, cookie: int, *, func_ip: bool, links: list[int]) -> int:
         """The address of the program's native code. Raises RefusedError."""
         asks = [(_CALL, 0, GET_FUNC_IP)] if func_ip else []
         if kind is Kind.FSESSION:
@@ -259,7 +265,7 @@ class Attacher:
         raw = b"".join(struct.pack("<BBhi", opcode, regs, 0, imm) for opcode, regs, imm in insns)
         load = bpf.Load("tracing", raw, attach_type=kind.value, attach_btf=target)
         loaded, info, attached, _ = self._kernel.batch(
-            [bpf.prog_load(load), bpf.prog_info(0, len(insns)), bpf.raw_tracepoint_open(0), close(0)]
+            [bpf.prog_load(load), bpf.prog_info(0, len(insns)), bpf.link_create(0, kind.value, cookie), close(0)]
         )
         if loaded.ret < 0:
             raise RefusedError("load", -loaded.ret, last_words(bpf.load_log(loaded)))

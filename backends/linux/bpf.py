@@ -10,10 +10,10 @@ from backends.linux.syscalls import Address, Buf, Done, Give, Link, Number, Poin
 from harness.isa.maps import RDONLY_PROG, TYPES, Map
 
 MAP_CREATE, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_FREEZE, MAP_LOOKUP_BATCH = 0, 2, 3, 22, 24
-PROG_LOAD, PROG_TEST_RUN, RAW_TRACEPOINT_OPEN, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = (
+PROG_LOAD, PROG_TEST_RUN, LINK_CREATE, OBJ_GET_INFO_BY_FD, BTF_LOAD, BTF_GET_FD_BY_ID, BTF_GET_NEXT_ID = (
     5,
     10,
-    17,
+    28,
     15,
     18,
     19,
@@ -173,9 +173,12 @@ def prog_load(load: Load) -> Syscall:
     return _command(PROG_LOAD, bytes(attr), bufs, links)
 
 
-def raw_tracepoint_open(prog_call: int) -> Syscall:
-    """BPF_RAW_TRACEPOINT_OPEN: attaches a tracing program to what it was loaded for."""
-    return _command(RAW_TRACEPOINT_OPEN, bytes(24), (), (Number(0, 8, prog_call),))
+def link_create(prog_call: int, attach_type: str, cookie: int) -> Syscall:
+    """BPF_LINK_CREATE: attaches a tracing program to what it was loaded for."""
+    attr = bytearray(32)
+    struct.pack_into("<I", attr, 8, ATTACH_TYPES[attach_type])
+    struct.pack_into("<Q", attr, 24, cookie)
+    return _command(LINK_CREATE, bytes(attr), (), (Number(0, 0, prog_call),))
 
 
 def load_log(done: Done) -> str:

@@ -17,7 +17,7 @@ from backends.linux.attach import Made, Request
 from backends.linux.backend import Accepted, Reply, too_old
 from backends.linux.image import PADDING
 from backends.linux.natives import Native
-from backends.trampoline import RefusedError, Target
+from backends.trampoline import Kind, RefusedError, Target
 from harness.isa.ctypes import CPtr
 from harness.isa.proto import Proto
 from harness.isa.verified import Verified
@@ -216,7 +216,11 @@ def key_of(request: Request) -> str:
     asks = ["bpf_get_func_ip"] if request.func_ip else []
     asks += ["bpf_tail_call"] if request.tail_call else []
     head = "" if request.target is Target.KERNEL else f"{request.target.value}: "
-    return "; ".join([f"{head}{request.proto}", ", ".join(kind.value for kind in request.kinds), *asks])
+    return "; ".join([f"{head}{request.proto}", ", ".join(_named(*one) for one in request.programs), *asks])
+
+
+def _named(kind: Kind, cookie: int) -> str:
+    return f"{kind.value} {cookie:#x}" if cookie else kind.value
 
 
 def from_made(made: Made) -> dict[str, Any]:

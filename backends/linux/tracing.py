@@ -37,7 +37,9 @@ class Theirs:
 
 def request_of(call: Scenario) -> Request:
     """What a kernel is asked for."""
-    return Request(call.proto, tuple(step.kind for step in call.steps), call.func_ip, call.target, call.tail_call)
+    cookies = tuple(step.cookie for step in call.steps)
+    kinds = tuple(step.kind for step in call.steps)
+    return Request(call.proto, kinds, call.func_ip, call.target, call.tail_call, cookies if any(cookies) else ())
 
 
 @dataclass(slots=True)
@@ -84,8 +86,8 @@ def difference(arch: str, made: Made | Unsupported | Died, call: Scenario) -> st
     except MoveError as error:
         return f"Linux  {error}"
     programs = tuple(
-        Program(kind, address, uses.objects.get(number, 0))
-        for number, (kind, address) in enumerate(zip(kinds, made.programs, strict=True))
+        Program(step.kind, address, uses.objects.get(number, 0), step.cookie)
+        for number, (step, address) in enumerate(zip(call.steps, made.programs, strict=True))
     )
     code = MAKERS[arch]().make(plan, Attached(programs, call.func_ip, call.tail_call), uses.places(arch, made))
     if code == made.code:

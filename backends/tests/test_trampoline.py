@@ -354,3 +354,13 @@ def test_what_linux_believes_of_bpf_functions() -> None:
                         ("u64 f(u64 a, ...)", 5), (f"{P} f(u64 a)", 5), ("u64 f(u64 a, __int128 b)", 3), ("void f(bool a)", 1)):  # fmt: skip
         for arch in ARCHES:
             assert len(PLANS[arch](parse_proto(text), [Kind.FEXIT], Mode.LINUX, Target.BPF).slots) == words
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_cookie_that_is_lost_is_seen(arch: str) -> None:
+    call = scenario("u64 f(u64 a)", [Step(Kind.FENTRY, cookie=7), Step(Kind.FENTRY)])
+    plan = PLANS[arch](call.proto, [Kind.FENTRY, Kind.FENTRY], Mode.FULL)
+    lost = replace(call, steps=(Step(Kind.FENTRY), Step(Kind.FENTRY)))
+    for given, wanted in ((call, []), (lost, ["program 0 has the cookie 0x0, not 0x7"])):
+        outcome = bench(arch).run(call, MAKERS[arch]().make(plan, given.attached, places(arch)))
+        assert [violation.message for violation in outcome.violations] == wanted

@@ -34,10 +34,14 @@ ROWS = [
 
 def call_of(name: str) -> Scenario:
     """The call that a trampoline is on record for."""
-    form = r"(.*); ((?:[fs][a-z_]+, )*[fs][a-z_]+)(; bpf_get_func_ip)?(; bpf_tail_call)?"
+    kind = r"[fs][a-z_]+(?: 0x[0-9a-f]+)?"
+    form = rf"(.*); ((?:{kind}, )*{kind})(; bpf_get_func_ip)?(; bpf_tail_call)?"
     head, kinds, ip, tail = re.fullmatch(form, name).groups()  # type: ignore[union-attr]
     target, proto = re.fullmatch(r"(?:(\w+): )?(.*)", head).groups()  # type: ignore[union-attr]
-    steps = [Step(Kind(kind)) for kind in kinds.split(", ")]
+    steps = [
+        Step(Kind(kind), cookie=int(cookie or "0", 16))
+        for kind, _, cookie in (s.partition(" ") for s in kinds.split(", "))
+    ]
     call = scenario(parse_proto(proto), steps, func_ip=bool(ip), target=Target(target or "kernel"))
     return replace(call, tail_call=bool(tail))
 
