@@ -15,6 +15,7 @@ from backends.image import Image, Poke, Symbol
 from backends.linux.ask import STATISTICS
 from backends.linux.attach import Made, Request
 from backends.linux.backend import Accepted, Reply, too_old
+from backends.linux.image import PADDING
 from backends.linux.natives import Native
 from backends.trampoline import RefusedError, Target
 from harness.isa.ctypes import CPtr
@@ -106,7 +107,8 @@ def to_reply(arch: str, job: Job, row: Mapping[str, Any]) -> Reply:
     if "errno" in row:
         log = "\n".join(row["log"])
         return Refused(row["log"][-1] if row["log"] else "", row["errno"], row["insn"], log, row["processed"])
-    code = bytearray(max(offset + len(text) // 2 for _, offset, text in row["funcs"]))
+    size = max(offset + len(text) // 2 for _, offset, text in row["funcs"])
+    code = bytearray(PADDING[arch] * size)
     symbols: list[Symbol] = []
     for subprog, offset, text in row["funcs"]:
         raw = bytes.fromhex(text)

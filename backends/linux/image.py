@@ -24,7 +24,7 @@ _DIRECT: Final = re.compile(rb"\x48\x8b\x85....\x48\x83\x38\x21(?:\x73.|\x0f\x83
 _MOVN, _MOVZ, _MOVK = 0b00, 0b10, 0b11  # Arm ARM, "Move wide (immediate)", field opc
 # ENDBR64; BTI c. PACIASP, which begins a function too, does not tell that indirect calls are checked.
 _LANDING: Final = {"x86_64": b"\xf3\x0f\x1e\xfa", "arm64": b"\x5f\x24\x03\xd5"}
-_PADDING: Final = {"x86_64": b"\xcc", "arm64": b"\0"}  # between functions; no byte of it begins an insn of several
+PADDING: Final = {"x86_64": b"\xcc", "arm64": b"\0"}  # between functions; no byte of it begins an insn of several
 _MRS_SP_EL0: Final = 0xD538_4100
 _GS: Final = re.compile(r"gs:\[(rip ([+-]) )?0x(\w+)\]")
 _NOP: Final = 0xD503_201F
@@ -57,7 +57,7 @@ class _Mover:
         for func in self.answer.funcs:
             self.starts[func.address] = at
             at += rounded_up(len(func.code), ALIGN)
-        code = bytearray(_PADDING[self.arch] * at)
+        code = bytearray(PADDING[self.arch] * at)
         for func in self.answer.funcs:
             offset = self.starts[func.address]
             code[offset : offset + len(func.code)] = self._moved(func)

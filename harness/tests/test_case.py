@@ -405,7 +405,7 @@ WRONG_WIDE = [
     (("{f: [1,", "{f: [[1, 2],"), "13:14: f: expected a single value for a"),
     (("0xffffffff]", "0x100000000]"), "14:19: kf: u32 holds 0 to 4294967295, found 4294967296"),
     (("[2, -1]", "[2]"), "13:17: f: expected at least 2 items, found 1"),
-    (("x1, x2", "x1, x2, x3"), "17:20: f.p: expected x0 to x30, [sp], or [sp+N], found 'x1, x2, x3'"),
+    (("x1, x2", "x1, x2, x3"), "17:20: f.p: expected x0 to x30, [sp], [sp+N], or two of them, found 'x1, x2, x3'"),
     (('"7.4"', "7.4"), "4:10: '7.4' is ambiguous in YAML: quote it"),
     (('"7.4"', "soon"), "4:10: since: expected a kernel's version in quotes"),
 ]

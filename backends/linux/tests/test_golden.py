@@ -18,7 +18,7 @@ from harness.isa.verified import Verified
 PROG = assemble([Source("main", "call bpf_get_prandom_u32\ncall f\nexit"), Source("f", "r0 = 7\nexit")], []).prog
 JOB = Job(PROG, None, b"\1\0", (), case="c.yaml::x")
 # Two functions on multiples of 16; bytes between them are of no function.
-CODE = bytes.fromhex("f30f1efa e800000000 c3").ljust(16, b"\0") + bytes.fromhex("b807000000c3")
+CODE = bytes.fromhex("f30f1efa e800000000 c3").ljust(16, b"\xcc") + bytes.fromhex("b807000000c3")
 IMAGE = Image(
     "x86_64",
     0x4000_0000,
