@@ -6,9 +6,9 @@ from typing import Final
 from backends import emulator as emu
 from backends.base import Job, Ran
 from backends.decode import Decoded
-from backends.image import Compiler, Image
+from backends.image import Image
 from backends.maps import MAPS_BASE
-from backends.native import Bench, native_code
+from backends.native import Bench
 from backends.probe import Probe
 from backends.progs import Part
 from harness.isa.calls import TAIL_CALL
@@ -63,11 +63,10 @@ class TailMeter(Probe):
         return None if part is None else part.value
 
 
-def measure(compiler: Compiler, job: Job) -> tuple[Ran, list[Access]]:
-    """One run of a program, which must be right, and what its tail calls accessed. Raises CompileError."""
-    assert job.verified is not None
+def measure(job: Job, image: Image) -> tuple[Ran, list[Access]]:
+    """One run of native code for `addresses_of` the job, and what its tail calls accessed."""
     bench = Bench(make_probe=TailMeter)
-    outcome = bench.judge(job, native_code(compiler, job.verified, job))
+    outcome = bench.judge(job, image)
     probe = bench.probe
     assert isinstance(outcome, Ran)
     assert isinstance(probe, TailMeter)

@@ -399,10 +399,18 @@ def tail_sweep(options: argparse.Namespace) -> int:
 
 def stats(options: argparse.Namespace) -> int:
     """`callconv stats`: what a tail call reads, counted in every lowering and form."""
-    from harness.tail_stats import LEGEND, as_json, rows, table
+    from backends.linux.backend import LinuxBackend
+    from harness.tail_stats import LEGEND, RefusedError, as_json, rows, table
     from harness.terminal import print_table
 
-    found = list(rows())
+    backends = make_backends(options.backend, settings_of(options)) if options.backend else []
+    kernels = [backend for backend in backends if isinstance(backend, LinuxBackend)]
+    if idle := [backend.name for backend in backends if backend not in kernels]:
+        raise InputError(f"--backend {idle[0]}: it is no kernel; ours are counted anyway")
+    try:
+        found = list(rows(kernels))
+    except RefusedError as error:
+        raise InputError(str(error)) from error
     if options.json:
         say(as_json(found))
         return PASSED
@@ -614,6 +622,13 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
 
     reads = commands.add_parser("stats", help="how often a tail call reads memory, by lowering", allow_abbrev=False)
     reads.add_argument("--json", action="store_true", help="as data, every part of a prog array by itself")
+    reads.add_argument(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="a kernel's code as well: linux-x86_64, linux-arm64, linux-host",
+    )
+    _kernel_options(reads)
     reads.set_defaults(do=stats)
 
     covers = commands.add_parser("coverage", help="which insns the cases have, and where they pass", allow_abbrev=False)

@@ -8,9 +8,12 @@ from typing import Final
 
 from backends.arm64.jit import Arm64Jit
 from backends.arm64.jit import Options as Arm64Options
-from backends.base import Job, Ran
-from backends.image import Compiler, Tail
+from backends.base import Job, Ran, Refused
+from backends.image import Compiler, Image, Tail
 from backends.interp import Interpreter
+from backends.linux.backend import Accepted as Loaded
+from backends.linux.backend import LinuxBackend
+from backends.native import native_code
 from backends.progs import Part
 from backends.tail_meter import COUNT, Access, measure
 from backends.x86_64.jit import Options as X8664Options
@@ -35,6 +38,10 @@ FORMS: Final[Mapping[str, str]] = {
     "indirect, several maps": "r3 = *(u64 *)(r1 + 0)\nr4 = *(u64 *)(r1 + 8)\nr2 = jmp ll\nif r4 == 0 goto joined\n"
     f"r2 = other ll\njoined:\n{_CALL}",
 }
+
+
+class RefusedError(Exception):
+    """A kernel that has no native code for a program; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +97,27 @@ def reads(accesses: list[Access], number: int) -> tuple[Counter[str], int]:
 
 
 def row_of(arch: str, tail: Tail, form: str, outcome: str) -> Row:
-    """One count."""
-    ran, accesses = measure(compiler_of(arch, tail), job_of(form, outcome))
+    """One count, of our JIT's code."""
+    job = job_of(form, outcome)
+    assert job.verified is not None
+    return _counted(arch, tail.value, form, outcome, job, native_code(compiler_of(arch, tail), job.verified, job))
+
+
+def kernel_row(backend: LinuxBackend, form: str, outcome: str) -> Row:
+    """One count, of a kernel's code. Raises RefusedError where there is none."""
+    job = job_of(form, outcome)
+    reply = backend.source.reply(job)
+    if not isinstance(reply, Loaded):
+        raise RefusedError(f"{backend.name}: {reply.message if isinstance(reply, Refused) else reply.reason}")
+    return _counted(backend.arch, backend.describe(), form, outcome, job, reply.image)
+
+
+def _counted(arch: str, lowering: str, form: str, outcome: str, job: Job, image: Image) -> Row:
+    ran, accesses = measure(job, image)
     assert not ran.violations, ran.violations[0].message
     counts, writes = reads(accesses, MAX_TAIL_CALLS if outcome == "at the limit" else 0)
     return Row(
-        arch, tail.value, form, outcome,
+        arch, lowering, form, outcome,
         max_entries=counts[Part.LIMIT.value], slot=counts[Part.SLOT.value], cache=counts[Part.CACHE.value],
         program=counts[Part.PROGRAM.value], count_reads=counts[COUNT], count_writes=writes,
     )  # fmt: skip
@@ -123,11 +145,18 @@ def as_json(found: Sequence[Row]) -> str:
     return json.dumps([asdict(row) for row in found], indent=1)
 
 
-def rows() -> Iterator[Row]:
-    """All of them. A known key is in range, or the form is another one."""
+def tried() -> Iterator[tuple[str, str]]:
+    """Forms and outcomes. A known key is in range, or the form is another one."""
+    for form in FORMS:
+        for outcome in OUTCOMES:
+            if (form, outcome) != ("direct", "out of range"):
+                yield form, outcome
+
+
+def rows(kernels: Sequence[LinuxBackend] = ()) -> Iterator[Row]:
+    """All of ours, and of some kernels."""
     for arch in ARCHES:
         for tail in Tail:
-            for form in FORMS:
-                for outcome in OUTCOMES:
-                    if (form, outcome) != ("direct", "out of range"):
-                        yield row_of(arch, tail, form, outcome)
+            yield from (row_of(arch, tail, *one) for one in tried())
+    for kernel in kernels:
+        yield from (kernel_row(kernel, *one) for one in tried())

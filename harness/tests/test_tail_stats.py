@@ -1,13 +1,19 @@
 """What a tail call reads, against numbers typed from the sequences of the lowerings."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from backends.base import Job, Loaded, Refused, Unsupported
+from backends.calls import Body
 from backends.image import Tail
+from backends.linux.backend import Accepted, LinuxBackend, Reply
+from backends.linux.differs import Differences
+from backends.native import native_code
 from harness import cli
-from harness.tail_stats import FORMS, OUTCOMES, cell, job_of, row_of, rows
+from harness.tail_stats import FORMS, OUTCOMES, cell, compiler_of, job_of, row_of, rows
 from harness.tail_sweep import form_of
 
 DIRECT, ONE, SEVERAL = FORMS
@@ -138,3 +144,60 @@ def test_the_page_has_these_numbers() -> None:
     for line, cells in shown.items():
         assert [text for text in cells if text != "-"] == found[line], line
     assert len(shown) == 3 + 2 * 2 + 1 + 2 * 2 + 1
+
+
+class _Kernel:
+    """Gives our own JIT's code, or refuses."""
+
+    release = "7.9.1"
+
+    def __init__(self, refusal: Unsupported | Refused | None = None) -> None:
+        self.refusal = refusal
+
+    def announce(self, bodies: Iterable[Body]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def reply(self, job: Job) -> Reply:
+        if self.refusal is not None:
+            return self.refusal
+        assert job.verified is not None
+        image = native_code(compiler_of("arm64", Tail.BASE), job.verified, job)
+        return Accepted(Loaded("", 0, (), b"", 0, 0, b""), image)
+
+
+def kernel(refusal: Unsupported | Refused | None = None) -> LinuxBackend:
+    return LinuxBackend("linux-arm64", "arm64", _Kernel(refusal), Differences(()))
+
+
+def test_a_kernels_code(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "make_backends", lambda names, settings: [kernel()])
+    assert cli.main(["stats", "--json", "--backend", "linux-arm64"]) == 0
+    data = [row for row in json.loads(capsys.readouterr().out) if row["lowering"] == "Linux 7.9.1"]
+    assert len(data) == 3 + 4 + 4
+    assert data[3] == {
+        "arch": "arm64", "lowering": "Linux 7.9.1", "form": "indirect, one map", "outcome": "made",
+        "max_entries": 1, "slot": 1, "cache": 0, "program": 1, "count_reads": 1, "count_writes": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [
+        (Unsupported("it is not here"), "linux-arm64: it is not here"),
+        (Refused("no such map", 22, None, "", 0), "linux-arm64: no such map"),
+    ],
+)
+def test_a_kernel_that_has_no_code(
+    refusal: Unsupported | Refused, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "make_backends", lambda names, settings: [kernel(refusal)])
+    assert cli.main(["stats", "--backend", "linux-arm64"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_our_own_back_ends_are_no_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stats", "--backend", "jit-arm64"]) == 2
+    assert "--backend jit-arm64: it is no kernel" in capsys.readouterr().err
