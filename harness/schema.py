@@ -160,7 +160,7 @@ class _Words:
         types = [(branch, _type_mismatch(branch, path)) for branch in own]
         meant = [branch for branch, mismatch in types if not mismatch]
         if meant:
-            for inner in meant[0]:
+            for inner in min(meant, key=len):  # the one with the fewest errors, the first of those
                 yield from self.of(inner)
         else:
             yield self._type(path, [name for _, mismatch in types for name in mismatch], value)

@@ -562,3 +562,57 @@ def test_find_files(tmp_path: Path) -> None:
 def test_an_error_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(CaseError("f", 1, 2, "m")))
     assert str(error) == "f:1:2: m"
+
+
+GRAPH = """\
+- case: x
+  about: It is.
+  spec: y
+  progs:
+    entry: {main: "r0 = 1\\nexit"}
+    leaf: {main: "r0 = 2\\nexit"}
+  maps: {jmp: {type: prog_array, progs: [leaf]}}
+  expect: {verdict: accept}
+  steps:
+    - {run: entry, retval: 1}
+    - {update: jmp, slot: 0, prog: leaf}
+    - {run: entry, retval: 1, ran: [], between: [1]}
+"""
+WRONG_GRAPHS = {
+    ("progs: [leaf]", "progs: [laef]"): "there is no program 'laef' (did you mean 'leaf'?)",
+    ("run: entry, retval: 1}", "run: entri}"): "there is no program 'entri' (did you mean 'entry'?)",
+    ("update: jmp", "update: jump"): "there is no prog array 'jump' (did you mean 'jmp'?)",
+    ("prog: leaf}", "prog: leaf, errno: ENOSYS}"): "errno: expected one of E2BIG, ENOENT, EINVAL, found 'ENOSYS'",
+    ("prog: leaf}", "prog: loaf}"): "there is no program 'loaf' (did you mean 'leaf'?)",
+    ("ran: []", "ran: [loaf]"): "there is no program 'loaf' (did you mean 'leaf'?)",
+    ("run: entry, retval: 1}", "run: entry, between: [1]}"): "between goes with an update just before",
+    ("retval: 1}", "durring: {}}"): "unknown key 'durring' (did you mean 'during'?)",
+    ("retval: 1}", "during: {x: {delete: jmp, slot: 0}}}"): "expected the number of a call, found 'x'",
+    ("verdict: accept", "verdict: accept, retval: 1"): "retval goes with each run of steps",
+    ("verdict: accept", "verdict: reject, rule: tail-stack"): "a case that is rejected has no steps",
+    ("exit", "exitt"): "exitt",
+    ("type: prog_array", "type: prog_array, key: 4"): "unknown key 'key'",
+    ("progs: [leaf]", "entries: 65281"): "bytes of values",
+    (
+        '  progs:\n    entry: {main: "r0 = 1\\nexit"}\n    leaf: {main: "r0 = 2\\nexit"}',
+        "  prog: {main: exit}",
+    ): "steps goes with progs",
+}
+
+
+def test_a_graph(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(GRAPH, encoding="utf-8")
+    loaded = load_file(path, shown="c.yaml")
+    assert loaded.errors == ()
+    assert [scene.label for scene in loaded.cases[0].scenes] == ["step 1 (run entry)", "step 3 (run entry)"]
+
+
+@pytest.mark.parametrize("change", WRONG_GRAPHS)
+def test_what_is_wrong_with_a_graph_is_told(change: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    assert change[0] in GRAPH
+    path.write_text(GRAPH.replace(*change), encoding="utf-8")
+    loaded = load_file(path, shown="c.yaml")
+    assert loaded.cases == ()
+    assert any(WRONG_GRAPHS[change] in str(error) for error in loaded.errors), [str(e) for e in loaded.errors]
