@@ -148,12 +148,16 @@ class ExpectedPlace:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A slot of a prog array gets the program of this number, or is emptied (None). `errno` is what that has to give, or 0."""
+    """A slot of a prog array gets the program of this number, or is emptied (None). `errno` is what that has to give, or 0.
+
+    `close`: user space gives the whole array up, which empties it. TC-13.
+    """
 
     map: int
     key: int
     prog: int | None
     errno: int = 0
+    close: bool = False
 
 
 @dataclass(frozen=True, slots=True)

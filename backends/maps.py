@@ -112,6 +112,10 @@ class MapStore:
                 self.memory.write(self._at(index, slot), value)
 
         for number, update in enumerate(updates, 1):
+            if update.close:
+                self.empty(update.map)
+                self.errnos.append(0)
+                continue
             last = writes if number == len(updates) else None
             self.errnos.append(-self.set_prog(update.map, update.key, update.prog, last))
 
@@ -128,6 +132,11 @@ class MapStore:
         if self.progs is not None:
             self.progs.apply(self.progs.writes(index, key, old, prog)[:writes])
         return 0
+
+    def empty(self, index: int) -> None:
+        """Nobody in user space has the prog array any more. Linux kernel/bpf/arraymap.c, prog_array_map_clear()."""
+        for key in list(self._slots[index]):
+            self.set_prog(index, int.from_bytes(key, "little"), None)
 
     def prog_at(self, index: int, key: int) -> int | None:
         """The number of the program in a slot; None where it is empty, or there is no such slot."""

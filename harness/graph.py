@@ -46,6 +46,7 @@ class _Script:
     notes: Notes
     prog: Prog
     updates: list[Update] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
 
     @property
     def programs(self) -> list[str]:
@@ -74,6 +75,8 @@ class _Script:
             change = self.change((*path, "during", call), data)
             if not str(call).isdigit():
                 self.notes.at((*path, "during", call), f"expected the number of a call, found {quoted(call)}", key=True)
+            elif change is not None and change.close:
+                self.notes.at((*path, "during", call, "close"), "close goes with steps, not with a run", key=True)
             elif change is not None:
                 during.append((int(call), change))
         for prog in step.get("ran", ()):
@@ -89,11 +92,16 @@ class _Script:
     def change(self, path: Path, step: Mapping[str, Any]) -> Update | None:
         """An update or a delete."""
         arrays = {map_.name: index for index, map_ in enumerate(self.prog.maps) if map_.has_progs}
-        word = "update" if "update" in step else "delete"
+        word = next(one for one in ("update", "delete", "close") if one in step)
         name = step[word]
         if name not in arrays:
             self.notes.at((*path, word), f"there is no prog array {quoted(name)}{suggestion(name, list(arrays))}")
             return None
+        if name in self.closed:
+            self.notes.at((*path, word), f"{name} is closed")
+        if word == "close":
+            self.closed.add(name)
+            return Update(arrays[name], 0, None, close=True)
         prog = self.named(path, "prog", step["prog"], self.programs) if word == "update" else None
         return Update(arrays[name], step["slot"], prog, WORDS[step["errno"]] if "errno" in step else 0)
 

@@ -3,11 +3,14 @@
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from backends.base import Job, Update
 from backends.linux import bpf
 from backends.linux.ask import Answer, KfuncIds, NativeFunc, Wish, answer_of, load_of, maps_of
-from backends.linux.syscalls import Done, Kernel, Syscall, close
+from backends.linux.syscalls import Done, Kernel, Syscall, close, sleep
+
+CLEARED_NS: Final = 50_000_000
 
 
 @dataclass(slots=True)
@@ -41,7 +44,10 @@ def ask_graph(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> 
     for index, map_ in enumerate(job.prog.maps):
         for key, value in map_.content if map_.has_progs else ():
             batch.add(_changed(batch, Update(index, int.from_bytes(key, "little"), int.from_bytes(value, "little"))))
-    batch.updates = [batch.add(_changed(batch, update)) for update in job.updates]
+    for update in job.updates:
+        batch.updates.append(batch.add(_changed(batch, update)))
+        if update.close:  # a worker of the kernel empties it in its own time
+            batch.add(sleep(CLEARED_NS))
     if not job.during:  # what happens in the middle of a run cannot be had of a kernel
         batch.run = batch.add(bpf.test_run(batch.loads[job.entry], job.ctx))
         batch.lookups = {
@@ -61,6 +67,8 @@ def ask_graph(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> 
 
 
 def _changed(batch: _Batch, update: Update) -> Syscall:
+    if update.close:
+        return close(update.map)
     if update.prog is None:
         return bpf.map_delete(update.map, struct.pack("<I", update.key))
     return bpf.map_update_prog(update.map, struct.pack("<I", update.key), batch.loads[update.prog])

@@ -86,11 +86,11 @@ class Done:
 NUMBERS: Final[Mapping[str, Mapping[str, int]]] = {
     "x86_64": {
         "read": 0, "pread64": 17, "write": 1, "close": 3, "uname": 63, "openat": 257, "syslog": 103, "memfd_create": 319,
-        "init_module": 175, "finit_module": 313, "bpf": 321, "mkdirat": 258,
+        "nanosleep": 35, "init_module": 175, "finit_module": 313, "bpf": 321, "mkdirat": 258,
     },
     "arm64": {
         "read": 63, "pread64": 67, "write": 64, "close": 57, "uname": 160, "openat": 56, "syslog": 116, "memfd_create": 279,
-        "init_module": 105, "finit_module": 273, "bpf": 280, "mkdirat": 34,
+        "nanosleep": 101, "init_module": 105, "finit_module": 273, "bpf": 280, "mkdirat": 34,
     },
 }  # fmt: skip
 
@@ -117,6 +117,12 @@ def open_file(path: str, flags: int = 0) -> Syscall:
 def close(call: int) -> Syscall:
     """Closes what an earlier call of the batch gave; a failed one's is refused by the kernel, which does no harm."""
     return Syscall("close", (ResultOf(call),))
+
+
+def sleep(nanoseconds: int) -> Syscall:
+    """nanosleep(2), of less than a second."""
+    span = (0).to_bytes(8, "little") + nanoseconds.to_bytes(8, "little")
+    return Syscall("nanosleep", (Address(0), 0), (Buf(span),))
 
 
 def read_file(kernel: Kernel, path: str, limit: int = 1 << 24, chunk: int = 1 << 20) -> bytes:

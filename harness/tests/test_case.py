@@ -588,6 +588,8 @@ WRONG_GRAPHS = {
     ("run: entry, retval: 1}", "run: entry, between: [1]}"): "between goes with an update just before",
     ("retval: 1}", "durring: {}}"): "unknown key 'durring' (did you mean 'during'?)",
     ("retval: 1}", "during: {x: {delete: jmp, slot: 0}}}"): "expected the number of a call, found 'x'",
+    ("retval: 1}", "during: {0: {close: jmp}}}"): "close goes with steps, not with a run",
+    ("slot: 0, prog: leaf}", "slot: 0, prog: leaf}\n    - {close: jmp}\n    - {delete: jmp, slot: 0}"): "jmp is closed",
     ("verdict: accept", "verdict: accept, retval: 1"): "retval goes with each run of steps",
     ("verdict: accept", "verdict: reject, rule: tail-stack"): "a case that is rejected has no steps",
     ("exit", "exitt"): "exitt",
