@@ -3,7 +3,7 @@
 Both are the same but for values of more than 8 bytes, which the ABI does not split between registers and stack, and aligns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -94,3 +94,23 @@ def _in_order(sources: dict[Location, Location]) -> list[Move]:
         else:
             done.append(Move(left.pop(free), free))
     return done
+
+
+class CallsC:
+    """What a JIT asks before it calls C functions. `marshal` gives its architecture's; most programs do without."""
+
+    marshal: Callable[[], Marshal]
+
+    def c_pair(self, proto: Proto) -> bool:
+        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
+        if is_pair(proto.result):
+            self.marshal().check_result(proto)
+        return is_pair(proto.result)
+
+    def c_moves(self, proto: Proto) -> Sequence[Move]:
+        """What has to be moved before a call of a C function."""
+        return () if is_plain(proto) else self.marshal().moves(proto)
+
+    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
+        """What calls of C functions need on the stack where something has to be moved."""
+        return max((self.marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)

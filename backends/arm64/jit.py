@@ -17,7 +17,7 @@ from backends.arm64.encode import SP, ZR, EncodeError
 from backends.arm64.lower import Place, Scratch
 from backends.arm64.tailcall import TailCalls
 from backends.image import Addresses, CompileError, Image, Tail
-from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
+from backends.marshal import SPARE, CallsC, Marshal, Move
 from harness.isa import opcodes as op
 from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.ctypes import rounded_up
@@ -51,7 +51,6 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.proto import Proto
-from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, TailSite, Verified
 
 # Linux arch/arm64/net/bpf_jit_comp.c, bpf2a64[]. R12 is the verifier's own auxiliary register.
@@ -134,10 +133,11 @@ def marshal() -> Marshal:
     return Marshal(MODEL, RULES)
 
 
-class Arm64Jit:
+class Arm64Jit(CallsC):
     """Compiles a verified program to AArch64 code."""
 
     arch = "arm64"
+    marshal = staticmethod(marshal)
 
     def __init__(self, options: Options = DEFAULT) -> None:
         self.options = options
@@ -468,20 +468,6 @@ class Arm64Jit:
             return []
         assert not self.c_pair(proto) or self.reg(2) == RESULT + 1
         return [word for move in self.c_moves(proto) for word in self.move(move)]
-
-    def c_pair(self, proto: Proto) -> bool:
-        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
-        if is_pair(proto.result):
-            marshal().check_result(proto)
-        return is_pair(proto.result)
-
-    def c_moves(self, proto: Proto) -> Sequence[Move]:
-        """What has to be moved before a call of a C function."""
-        return () if is_plain(proto) else marshal().moves(proto)
-
-    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
-        """What calls of C functions need on the stack where something has to be moved."""
-        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
 
     def move(self, move: Move) -> list[int]:
         """8 bytes on their way to a C function."""

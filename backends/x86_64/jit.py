@@ -9,7 +9,7 @@ from typing import Final, assert_never
 
 from backends.abi import InReg, Location
 from backends.image import Addresses, CompileError, Image, Poke, Symbol, Tail
-from backends.marshal import SPARE, Marshal, Move, is_plain, moved_kfuncs
+from backends.marshal import SPARE, CallsC, Marshal, Move
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import EncodeError, Gpr, Mem
@@ -46,8 +46,6 @@ from harness.isa.insn import (
     Undefined,
 )  # fmt: skip
 from harness.isa.opcodes import DIV, MASK64, MOD, SDIV, SMOD
-from harness.isa.proto import Proto
-from harness.isa.slots import is_pair
 from harness.isa.verified import FuncFacts, TailSite, Verified
 
 
@@ -108,10 +106,11 @@ def marshal() -> Marshal:
     return Marshal(MODEL, RULES)
 
 
-class X8664Jit:
+class X8664Jit(CallsC):
     """Compiles for x86-64. Each method is one decision of the calling convention, or one of the lowering."""
 
     arch = "x86_64"
+    marshal = staticmethod(marshal)
 
     def __init__(self, options: Options = DEFAULT) -> None:
         self.options = options
@@ -369,20 +368,6 @@ class X8664Jit:
         before = b"".join(self.move(func, move) for move in self.c_moves(proto))
         after = lower.mov(lower.native(2), RESULT_HIGH) if self.c_pair(proto) else b""
         return replace(call, before=call.before + before, after=after + call.after)
-
-    def c_pair(self, proto: Proto) -> bool:
-        """Whether a C function's result has a high half. Raises CompileError where it is in memory."""
-        if is_pair(proto.result):
-            marshal().check_result(proto)
-        return is_pair(proto.result)
-
-    def c_moves(self, proto: Proto) -> Sequence[Move]:
-        """What has to be moved before a call of a C function."""
-        return () if is_plain(proto) else marshal().moves(proto)
-
-    def c_stack_bytes(self, prog: Prog, ops: Sequence[Op]) -> int:
-        """What calls of C functions need on the stack where something has to be moved."""
-        return max((marshal().stack_bytes(proto) for proto in moved_kfuncs(prog, ops)), default=0)
 
     def move(self, func: Func, move: Move) -> bytes:
         """8 bytes on their way to a C function; R0 holds nothing before a call."""
