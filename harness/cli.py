@@ -224,6 +224,8 @@ def show(options: argparse.Namespace) -> int:
     else:
         _show_listing(result, text_form(options.form))
         _show_run(result)
+        for line in result.steps:
+            say(line)
     for line in failure_lines(record_of(result))[1:] if result.status in ("failed", "error") else []:
         say(line)
     say(f"{result.status}{': ' + result.reason if result.status == 'skipped' else ''}")

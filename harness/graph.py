@@ -141,13 +141,26 @@ def scene_mismatches(scene: Scene, prog: Prog, outcome: Outcome) -> list[Mismatc
     for number, (update, got) in enumerate(zip(scene.updates, outcome.updates, strict=False), 1):
         if got != update.errno:
             found.append(Mismatch("update", f"change {number} gives {update.errno}", f"change {number} gives {got}"))
-    mains = {prog.subprogs[main].name for main in prog.mains}
-    ran = tuple(call.callee for call in outcome.calls if call.is_subprog and call.callee in mains)
+    ran = _ran(prog, outcome)
     if scene.ran is not None and ran != scene.ran:
         found.append(
             Mismatch("ran", f"ran = {', '.join(scene.ran) or 'nothing'}", f"ran = {', '.join(ran) or 'nothing'}")
         )
     return found
+
+
+def _ran(prog: Prog, outcome: Ran) -> tuple[str, ...]:
+    """The programs that tail calls started."""
+    mains = {prog.subprogs[main].name for main in prog.mains}
+    return tuple(call.callee for call in outcome.calls if call.is_subprog and call.callee in mains)
+
+
+def scene_text(scene: Scene, prog: Prog, outcome: Outcome) -> str:
+    """What a run came to, as a line."""
+    if not isinstance(outcome, Ran):
+        return f"{scene.label}: no run"
+    ran = ", ".join(_ran(prog, outcome)) or "nothing else"
+    return f"{scene.label}: retval = {'nothing' if outcome.retval is None else outcome.retval}; ran {ran}"
 
 
 def between_mismatches(scene: Scene, job: Job, backend: Backend, ends: tuple[Ran, Ran]) -> list[Mismatch]:

@@ -16,7 +16,7 @@ from harness.check import (
     run_mismatches,
     verdict_mismatches,
 )
-from harness.graph import Scene, between_mismatches, scene_mismatches
+from harness.graph import Scene, between_mismatches, scene_mismatches, scene_text
 from verifier.verdict import Accepted, Rejected, Verdict
 from verifier.verify import Verifier
 
@@ -42,6 +42,7 @@ class Result:
     seconds: float = 0.0
     listing: tuple[str, ...] = ()  # of a trampoline that failed
     arch: str = ""  # of a trampoline
+    steps: tuple[str, ...] = ()  # what each run of a case with steps came to
 
     @property
     def told(self) -> bool:
@@ -121,14 +122,16 @@ class Suite:
             return Result(case, backend.name, "failed" if wrong else "passed", verdict, mismatches=tuple(wrong))
         outcome: Outcome | None = None
         reference: Ran | None = None
+        steps: list[str] = []
         for scene in case.scenes:
             outcome, reference, found = self._scene(case, scene, verdict, backend)
+            steps += [scene_text(scene, case.assembled.prog, outcome)] if scene.label else []
             if isinstance(outcome, Unsupported):
                 return Result(case, backend.name, "skipped", verdict, outcome, reference, reason=outcome.reason)
             if found:
                 named = tuple(replace(m, got=f"{scene.label}: {m.got}" if scene.label else m.got) for m in found)
-                return Result(case, backend.name, "failed", verdict, outcome, reference, named)
-        return Result(case, backend.name, "passed", verdict, outcome, reference)
+                return Result(case, backend.name, "failed", verdict, outcome, reference, named, steps=tuple(steps))
+        return Result(case, backend.name, "passed", verdict, outcome, reference, steps=tuple(steps))
 
     def _scene(
         self, case: Case, scene: Scene, verdict: Verdict, backend: Backend

@@ -1,5 +1,7 @@
 """Tail calls as native code: sequences typed by hand from the kernel's layout, and what updates of prog arrays leave behind."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from backends.progs import BPF_FUNC_AT, MAX_ENTRIES_AT, PTRS_AT, NativeProgs, ob
 from backends.x86_64.encode import Gpr
 from backends.x86_64.jit import Options, X8664Jit
 from backends.x86_64.tailcall import TailCalls
+from harness import cli
 from harness.isa.asm import Source, assemble
 from harness.isa.insn import joined
 from harness.isa.maps import Map
@@ -278,3 +281,28 @@ def test_part_of_an_update() -> None:
     MapStore(image.source.prog.maps, memory, progs).begin([Update(0, 1, 1)], writes=1)
     assert memory.word(progs.slot(0, 1)) == object_of(1)
     assert memory.word(progs.cache(0, 1)) == 0
+
+
+def test_show_tells_what_every_step_came_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(STEPS, encoding="utf-8")
+    assert cli.main(["show", str(path), "--backend", "jit-x86_64"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "step 1 (run entry): retval = 1; ran nothing else",
+        "step 3 (run entry): retval = 2; ran leaf",
+        "passed",
+    ]
+
+
+STEPS = """\
+- case: x
+  about: It is.
+  spec: y
+  progs:
+    entry: {main: "r2 = jmp ll\\nr3 = 0\\ncall bpf_tail_call\\nr0 = 1\\nexit"}
+    leaf: {main: "r0 = 2\\nexit"}
+  maps: {jmp: {type: prog_array, entries: 1}}
+  expect: {verdict: accept}
+  steps: [{run: entry}, {update: jmp, slot: 0, prog: leaf}, {run: entry}]
+"""
