@@ -13,7 +13,7 @@ from backends.linux.backend import LinuxBackend, Live, Source
 from backends.linux.fetch import fetch, kernels, verify
 from backends.linux.guest import COMMAND_LINE, MACHINES
 from backends.linux.settings import Settings
-from backends.linux.tracing import difference, request_of
+from backends.linux.tracing import Asked, LinuxTracer, difference, request_of
 from backends.trampoline import RefusedError
 from backends.trampoline_bench import Scenario
 from harness.case import Case
@@ -147,15 +147,26 @@ def compare_cases(options: argparse.Namespace, cases: Sequence[Case], say: Say) 
         source = _source(arch, options)
         try:
             source.announce([body for case in cases for body in case.kfuncs])
+            calls = [case.traced.call for case in cases if case.traced is not None]
+            tracer = LinuxTracer(arch, source) if calls and isinstance(source, Asked) else None
+            if tracer is not None:
+                tracer.announce(calls)
             compiler = _compiler(arch)
             for case in cases:
-                parts = compare(case, source, compiler)
+                parts = [_trampoline(case, tracer)] if case.traced is not None else compare(case, source, compiler)
                 say(f"{case.id} ({arch}, Linux {source.release or 'not there'})")
                 _print_parts(parts, say, quiet=options.quiet)
                 same = same and all(part.same for part in parts)
         finally:
             source.close()
     return same
+
+
+def _trampoline(case: Case, tracer: LinuxTracer | None) -> Part:
+    """A trampoline, ours as Linux makes it and a kernel's; it is the same byte by byte, or the first insn that is not is shown."""
+    assert case.traced is not None
+    found = "Linux  makes no trampolines here" if tracer is None else tracer.difference(case.traced.call)
+    return Part("trampoline", not found, tuple(found.split("\n")) if found else ("made or refused alike",))
 
 
 def _source(arch: str, options: argparse.Namespace) -> Source:

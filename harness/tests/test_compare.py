@@ -14,6 +14,7 @@ from backends.linux.backend import Accepted, Reply
 from backends.linux.golden import to_record, to_reply
 from backends.native import addresses_of
 from backends.x86_64.jit import X8664Jit
+from harness import cli
 from harness.case import Case, load_file
 from harness.compare import Part, compare
 from verifier.verdict import Accepted as Verdict
@@ -249,3 +250,11 @@ def test_a_record_without_a_difference_is_the_same(refused: bool, tmp_path: Path
         reply = accepted(case)
     assert [name for name, part in parts(case, reply).items() if not part.same] == []
     assert [name for name, part in parts(case, recorded(case, reply)).items() if not part.same] == []
+
+
+def test_trampolines_are_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["compare", "--golden", "cases/trampoline/programs.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "cases/trampoline/programs.yaml::latest_first (arm64, Linux 7.2" in out
+    assert "  trampoline: same (made or refused alike)" in out
+    assert "DIFFERS" not in out
