@@ -91,7 +91,7 @@ class Probe:
         self.maps = MapStore(job.prog.maps, self._cpu, self.progs)
         self._entries = {image.base + symbol.offset: symbol for symbol in image.symbols}
         self._landings = {image.base + offset: symbol for offset, symbol in landings(image).items()}
-        self.tail_calls = self._pad_calls = 0  # made so far
+        self.tail_calls = 0  # made so far
         self._stack: list[_Activation] = []
         self._activations: list[_Activation] = []
         self._seen_calls = 0
@@ -211,10 +211,11 @@ class Probe:
         values = self._values()
         name = self._pads[address]
         body = next((b for b in self._job.bodies if b.proto.name == name), None)
+        self._pass_inlined()
+        calls = sum(not call.is_subprog for call in self._made) if self._job.during else 0
         for number, update in self._job.during:
-            if number == self._pad_calls:
+            if number == calls:
                 self.maps.set_prog(update.map, update.key, update.prog)
-        self._pad_calls += 1
         if body is None and name not in HELPERS_BY_NAME:
             self.report("ABI-ARG", f"a call of {name}, which the program does not make")
             self._cpu.stop()

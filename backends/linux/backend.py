@@ -110,6 +110,10 @@ class LinuxBackend:
             case Refused() | Unsupported() | Died():
                 return reply
             case Accepted(loaded, image):
+                if _unseen(job, image):
+                    return Unsupported(
+                        "the kernel inlines the call during which an update comes, so that nobody sees it"
+                    )
                 judged = self._bench.judge(job, image)
                 return replace(judged, loaded=loaded, updates=loaded.updates) if isinstance(judged, Ran) else judged
             case _:
@@ -300,6 +304,12 @@ def reply_of(arch: str, job: Job, answer: Answer, names: Mapping[int, str]) -> R
         answer.updates,
     )
     return Accepted(loaded, image)
+
+
+def _unseen(job: Job, image: Image) -> bool:
+    """Whether an update is to come while a helper runs that the kernel's code does not call."""
+    calls = [call for call in job.reference.calls if not call.is_subprog] if job.reference else []
+    return any(number < len(calls) and calls[number].insn in image.inlined for number, _ in job.during)
 
 
 def _tail_sites(job: Job) -> dict[int, TailSite]:

@@ -1,5 +1,6 @@
 """Tail calls as native code: sequences typed by hand from the kernel's layout, and what updates of prog arrays leave behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,15 @@ from hypothesis import strategies as st
 from backends.arm64 import tailcall as arm64
 from backends.arm64.jit import Arm64Jit
 from backends.arm64.jit import Options as Arm64Options
-from backends.base import Job, Ran, Update
+from backends.base import Job, Loaded, Ran, Unsupported, Update
 from backends.decode import decode_code, disassemble, is_landing_pad
 from backends.image import Addresses, Image, Tail
 from backends.interp import Interpreter
+from backends.linux.backend import Accepted as LinuxAccepted
+from backends.linux.backend import LinuxBackend
+from backends.linux.differs import Differences
 from backends.maps import MapStore, address_of, resolved
-from backends.native import NativeBackend
+from backends.native import NativeBackend, native_code
 from backends.progs import BPF_FUNC_AT, MAX_ENTRIES_AT, PTRS_AT, NativeProgs, object_of
 from backends.x86_64.encode import Gpr
 from backends.x86_64.jit import Options, X8664Jit
@@ -306,3 +310,43 @@ STEPS = """\
   expect: {verdict: accept}
   steps: [{run: entry}, {update: jmp, slot: 0, prog: leaf}, {run: entry}]
 """
+
+
+class Inlines:
+    """A kernel that made insns of its own of the calls at some insns."""
+
+    release = "7.2"
+
+    def __init__(self, image: Image) -> None:
+        self.image = image
+
+    def announce(self, bodies: object) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def reply(self, job: Job) -> LinuxAccepted:
+        return LinuxAccepted(Loaded("", 1, (0,), b"", 0, None, b""), self.image)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_update_in_a_call_that_is_not_made(number: int) -> None:
+    """The kernel has insns in place of the first call: what comes while it runs is not seen, and the second is still the second."""
+    text = "r6 = r1\ncall bpf_get_smp_processor_id\ncall bpf_ktime_get_ns\nr1 = r6\nr2 = jmp ll\nr3 = 0\ncall bpf_tail_call\nr0 = 7\nexit"
+    verified, job = graph(text, LEAF)
+    job = replace(job, during=((number, Update(0, 0, 1)),), reference=None)
+    reference = Interpreter().run(job)
+    assert isinstance(reference, Ran)
+    assert reference.retval == 42
+    image = native_code(X8664Jit(), verified, job)
+    start, end = image.insn_offsets[1:3]
+    nops = bytes.fromhex("0f1f440000").ljust(end - start, b"\x90")
+    image = replace(image, code=image.code[:start] + nops + image.code[end:], inlined=frozenset({1}))
+    outcome = LinuxBackend("x", "x86_64", Inlines(image), Differences()).run(replace(job, reference=reference))
+    if number == 0:
+        assert isinstance(outcome, Unsupported)
+        assert "nobody sees it" in outcome.reason
+    else:
+        assert isinstance(outcome, Ran)
+        assert (outcome.retval, outcome.violations) == (42, ())
