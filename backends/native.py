@@ -8,7 +8,8 @@ from backends import emulator as emu
 from backends.abi import LayoutError
 from backends.abis import ARCHES
 from backends.base import CTX_BASE, Job, Outcome, Ran, Unsupported, Violation
-from backends.decode import decode_image
+from backends.calls import Body
+from backends.decode import Decoded, decode_image
 from backends.image import Addresses, CompileError, Compiler, Image, Symbol
 from backends.interp import FEATURES
 from backends.maps import resolved
@@ -52,6 +53,7 @@ class NativeBackend:
         self.name, self._compiler = name, compiler
         self.features = FEATURES
         self._bench = Bench(progs)
+        self._last: tuple[Verified, tuple[Body, ...], Image] | None = None
 
     @cached_property
     def tracer(self) -> "Tracer":
@@ -64,10 +66,17 @@ class NativeBackend:
         """Native code for an accepted program, run and judged."""
         assert job.verified is not None
         try:
-            image = native_code(self._compiler, job.verified, job)
+            image = self._native_code(job, job.verified)
         except CompileError as error:
             return Unsupported(str(error))
         return self._bench.judge(job, image)
+
+    def _native_code(self, job: Job, verified: Verified) -> Image:
+        """Made once for all runs of a program that follow each other. Raises CompileError."""
+        last = self._last
+        if last is None or last[0] is not verified or last[1] != job.bodies:
+            last = self._last = verified, job.bodies, native_code(self._compiler, verified, job)
+        return last[2]
 
 
 class Bench:
@@ -76,6 +85,7 @@ class Bench:
     def __init__(self, progs: type[NativeProgs] = NativeProgs, make_probe: type[Probe] = Probe) -> None:
         self._progs, self._make_probe = progs, make_probe
         self._parts: tuple[emu.Emulator, Probe] | None = None
+        self._decoded: tuple[Image, Decoded] | None = None  # of the last image
 
     @property
     def probe(self) -> Probe:
@@ -97,7 +107,9 @@ class Bench:
             cpu = emu.Emulator(image.arch)
             self._parts = cpu, self._make_probe(cpu, *ARCHES[image.arch], self._progs)
         cpu, probe = self._parts
-        decoded = decode_image(image)
+        if self._decoded is None or self._decoded[0] is not image:
+            self._decoded = image, decode_image(image)
+        decoded = self._decoded[1]
         entry = next(s for s in image.symbols if s.subprog == job.prog.mains[job.entry])
         watched = {image.base + symbol.offset for symbol in image.symbols if symbol is not entry}
         watched |= {image.base + offset for offset in landings(image)}

@@ -130,8 +130,6 @@ def build_scenes(notes: Notes, data: Mapping[str, Any], expect: Expect, prog: Pr
 
 # --- judgement
 
-MAX_WRITES: Final = 16  # of one update, all its sites together
-
 
 def scene_mismatches(scene: Scene, prog: Prog, outcome: Outcome) -> list[Mismatch]:
     """Which programs ran, and what the updates before gave."""
@@ -163,9 +161,16 @@ def scene_text(scene: Scene, prog: Prog, outcome: Outcome) -> str:
     return f"{scene.label}: retval = {'nothing' if outcome.retval is None else outcome.retval}; ran {ran}"
 
 
+def _writes(scene: Scene, job: Job) -> int:
+    """How many writes the last update has at the most: the slot, its cache, and two for each tail call with that slot alone."""
+    update = scene.updates[-1]
+    sites = job.verified.tail_calls.values() if job.verified else ()
+    return 2 + 2 * sum((site.map, site.key) == (update.map, update.key) for site in sites)
+
+
 def between_mismatches(scene: Scene, job: Job, backend: Backend, ends: tuple[Ran, Ran]) -> list[Mismatch]:
     """What another CPU sees after each of the writes of the last update: what was before, or what comes after, and no fault."""
-    for writes in range(MAX_WRITES):
+    for writes in range(_writes(scene, job)):
         seen: list[str] = []
         for end in ends:
             outcome = backend.run(replace(job, reference=end, writes=writes))
