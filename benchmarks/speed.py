@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backends.base import Backend
 from harness.case import Case, find_files, load_file
-from harness.plugins import BACKENDS, make_backends
+from harness.plugins import BUILT_IN, make_backends
 from harness.suite import Suite
 from verifier.verify import Verifier
 
@@ -48,7 +48,7 @@ def growth(copies: int) -> float:
             shutil.copytree(ROOT / "cases", Path(folder) / str(number))
         loaded = sum(len(load_file(path).cases) for path in find_files([Path(folder)]))
         seconds = cold_start(["run", folder, "--reports", str(Path(folder) / "reports")])
-    return seconds / loaded / len(BACKENDS) * 1e3
+    return seconds / loaded / len(BUILT_IN) * 1e3
 
 
 def main() -> None:

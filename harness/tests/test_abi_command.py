@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness import cli
+from backends import abis
+from harness import abi_command, cli
 from harness.abi_command import main
 from harness.abi_svg import svg
 from harness.abi_view import picture, text_lines, view_of
@@ -236,3 +237,7 @@ def test_svg_of_wide_registers_and_of_nothing() -> None:
     assert ">63 ... 0<" in wide
     assert ">15<" in wide
     assert '<rect class="box' not in svg(view_of(parse_proto("void f(void)"), "arm64"))
+
+
+def test_the_architectures_are_those_that_have_a_layout() -> None:
+    assert tuple(abis.ARCHES) == abi_command.ARCHES
