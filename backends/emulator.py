@@ -176,6 +176,10 @@ class Emulator:
             self._uc.mem_unmap(KERNEL_DATA_BASE, KERNEL_DATA_BYTES)
         self._kernel_data = wanted
 
+    def map_data(self, address: int, size: int) -> None:
+        """Memory that stays, and whose accesses nobody watches."""
+        self._uc.mem_map(address, size, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+
     def map_values(self, maps: Sequence[Map]) -> None:
         """Memory for the values of maps, and none for others."""
         wanted = [

@@ -1,34 +1,40 @@
-"""Runs a trampoline in the emulator: a caller, the traced function, its programs, all of them as real code would be.
+"""Runs a trampoline in the emulator, with native code of the function that it traces and of the programs that it calls.
 
 What is right is worked out here from the ABI document's layout and the programs' meaning, not from the trampoline's plan.
 """
 
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from backends import emulator as emu
+from backends import trampoline_code
 from backends.abi import EIGHTBYTE, InReg, Layout, Placed
 from backends.abis import ARCHES
 from backends.base import Violation
 from backends.bpf_layout import bpf_layout
-from backends.decode import decode_code
+from backends.decode import Native
 from backends.probe import PLATFORM_REG, RED_BYTES
 from backends.trampoline import HOOKS, Attached, Kind, Places, Program, Target
+from backends.trampoline_code import TRAMPOLINE_AT, Code, Reader, prog_address
 from harness.isa.ctypes import rounded_up
 from harness.isa.proto import Proto
 
-TRAMPOLINE_AT: Final = emu.CODE_BASE + 0x100  # the traced function's entry lies at the start of the code
-_PROG_PADS: Final = 16  # the number of the first program's landing pad; those of the hooks come before
 _OBJECTS: Final = 0x6B70_0000_0000  # of programs, a page each; the image's own before them
 _POISON: Final = 0xBAD0_BAD0_BAD0_0000
 _FILL: Final = 0xE5
 _BEHIND: Final = 0xB7  # what BPF code has above a narrow value
-_ARM64_BL, _X86_CALL, _X86_JMP, _ENDBR = 0x9400_0000, 0xE8, 0xE9, bytes.fromhex("f30f1efa")
+_UNTOUCHED: Final = 0xE7  # what is noted where nothing was
 # What a kernel is built for: GCC leaves CONFIG_ARM64_BTI_KERNEL out.
-_LANDING: Final = {"arm64": b"", "x86_64": _ENDBR}
-_RETURN: Final = {"arm64": bytes.fromhex("c0035fd6"), "x86_64": b"\xc3"}
+_LANDING: Final = {"arm64": b"", "x86_64": bytes.fromhex("f30f1efa")}
+# In the order in which a C function's code takes them from its record.
+_RESULTS: Final = {"arm64": ("x0", "x1"), "x86_64": ("rax", "rdx")}
+_NOTED: Final = {
+    "arm64": tuple(f"x{n}" for n in range(9)),
+    "x86_64": ("rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax"),
+}
+RECORDS_BYTES: Final = 0x1_0000
+_LEAVES: Final = ("bl", "blr", "br", "ret", "call")  # what may be followed by the insn that a callee returns to
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +80,6 @@ class Outcome:
     violations: list[Violation] = field(default_factory=list)
 
 
-def prog_address(number: int) -> int:
-    """Where the program that was attached as `number` is called."""
-    return emu.PADS_BASE + (_PROG_PADS + number) * emu.PAD_STRIDE
-
-
 def object_of(number: int) -> int:
     """The address that stands for its object."""
     return _OBJECTS + 0x1000 * (number + 1)
@@ -87,23 +88,8 @@ def object_of(number: int) -> int:
 def places(arch: str, target: Target = Target.KERNEL) -> Places:
     """Where everything is that a trampoline for the bench has to know."""
     hooks = {name: emu.PADS_BASE + number * emu.PAD_STRIDE for number, name in enumerate(HOOKS)}
-    body = emu.CODE_BASE + len(_entry(arch, target, jumps=False))
+    body = emu.CODE_BASE + len(trampoline_code.entry(arch, target, jumps=False))
     return Places(TRAMPOLINE_AT, emu.CODE_BASE, body, _OBJECTS, hooks)
-
-
-def _entry(arch: str, target: Target, *, jumps: bool) -> bytes:
-    """How a traced function begins, patched. TR-34: x86-64's jumps or calls; Linux has a landing pad before it in BPF code.
-
-    What is called itself has none.
-    """
-    if target is Target.STRUCT_OPS:
-        return b""
-    if arch == "arm64":
-        distance = (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2
-        return struct.pack("<II", 0xAA1E_03E9, _ARM64_BL | distance)  # mov x9, x30; bl
-    pad = _ENDBR if target is Target.BPF else b""
-    distance = TRAMPOLINE_AT - (emu.CODE_BASE + len(pad) + 5)
-    return pad + struct.pack("<BI", _X86_JMP if jumps else _X86_CALL, distance)
 
 
 def layout_of(arch: str, call: "Scenario") -> Layout:
@@ -140,6 +126,18 @@ def _invoked(number: int, steps: Sequence[Step]) -> list[str]:
     return [f"enter {number}", *middle, f"exit {number}"]
 
 
+@dataclass(slots=True)
+class _Running:
+    """A program, or the traced function, that was entered and has not returned. `number` is None for the function."""
+
+    who: str
+    number: int | None
+    sp: int  # at its entry
+    return_to: int
+    kept: tuple[int, ...]  # registers that it has to keep
+    incoming: int  # bytes of stack arguments
+
+
 class TrampolineBench:
     """One emulated CPU."""
 
@@ -147,10 +145,12 @@ class TrampolineBench:
         self.arch = arch
         self._abi, self._layout = ARCHES[arch]
         self._cpu = emu.Emulator(arch)
+        self._cpu.map_data(trampoline_code.RECORDS, RECORDS_BYTES)
         self._kept = [*self._abi.callee_saved, *PLATFORM_REG[arch]]
         self._names = [self._abi.sp, *self._kept, *self._abi.caller_saved]
         self._regs = self._cpu.regs(self._names)
-        self._scratch = self._cpu.regs([reg for reg in self._abi.caller_saved if reg != "x30"])
+        self._scratch_names = [reg for reg in self._abi.caller_saved if reg != "x30"]
+        self._scratch = self._cpu.regs(self._scratch_names)
         self._flags = self._cpu.regs([self._cpu.flags])
         self._result = self._cpu.regs([self._abi.result])
         self._sp_pc = self._cpu.regs([self._abi.sp, "pc" if arch == "arm64" else "rip"])
@@ -167,10 +167,9 @@ class TrampolineBench:
         self._cookies: dict[int, int] = {}
         self._final = self._given
         self._body = places(self.arch, scenario.target).body
-        image = self._stub().ljust(TRAMPOLINE_AT - emu.CODE_BASE, b"\0") + code
-        self._decoded = decode_code(self.arch, image, emu.CODE_BASE)
+        self._running: list[_Running] = []
         self._cpu.map_values(())
-        self._cpu.load(image, [self._body])
+        self._load(code)
         self._set_up()
         called = scenario.target is Target.STRUCT_OPS
         if called and not code.startswith(_LANDING[self.arch]):
@@ -179,17 +178,66 @@ class TrampolineBench:
             )
         fault = self._cpu.run(TRAMPOLINE_AT if called else emu.CODE_BASE, self._on_code, self._on_memory, 100_000)
         if fault is not None:
-            self._report("END" if fault.endless else "MEM", fault.what, fault.pc)
+            who = f"{self._running[-1].who}: " if self._running else ""
+            self._report("END" if fault.endless else "MEM", f"{who}{fault.what}", fault.pc)
         elif self._cpu.pc() == emu.STOP:
             self._finish()
         return self._out
 
-    # --- the caller
+    # --- what is native code
 
-    def _stub(self) -> bytes:
-        """The traced function's patched entry, and its body, which only returns."""
-        jumps = self._scenario.attached.calls_original
-        return _entry(self.arch, self._scenario.target, jumps=jumps) + _RETURN[self.arch]
+    def _load(self, code: bytes) -> None:
+        """The traced function, the trampoline and the programs, each in its place."""
+        trampoline = trampoline_code.code_at(self.arch, TRAMPOLINE_AT, code)
+        self._trampoline = range(TRAMPOLINE_AT, TRAMPOLINE_AT + len(code))
+        parts = [trampoline, *self._functions(), *map(trampoline_code.program, self._readers())]
+        image = bytearray(max(part.address + len(part.raw) for part in parts) - emu.CODE_BASE)
+        self._insns: dict[int, Native] = {}
+        for part in parts:
+            at = part.address - emu.CODE_BASE
+            image[at : at + len(part.raw)] = part.raw
+            self._insns |= part.insns
+        programs = (prog_address(number) for number, _ in enumerate(self._scenario.steps))
+        self._cpu.load(bytes(image), sorted({self._body, *programs, *_return_sites(trampoline)}))
+
+    def _readers(self) -> Iterator[Reader]:
+        """The programs: which words of ctx each may read, and what it returns."""
+        for number, step in enumerate(self._scenario.steps):
+            returns = {Kind.FMOD_RET: step.returns, Kind.STRUCT_OPS: self._of_member()}.get(step.kind, 0)
+            words = self._words + (step.kind not in (Kind.FENTRY, Kind.STRUCT_OPS))
+            session = step.kind is Kind.FSESSION
+            yield Reader(self.arch, number, words, returns, session, self._scenario.func_ip)
+
+    @property
+    def _words(self) -> int:
+        """Of arguments in ctx."""
+        return sum(rounded_up(len(raw), EIGHTBYTE) for raw in self._scenario.args) // EIGHTBYTE
+
+    def _functions(self) -> Iterator[Code]:
+        """The traced function, if there is one."""
+        target, jumps = self._scenario.target, self._scenario.attached.calls_original
+        if target is Target.STRUCT_OPS:
+            return
+        if self._is_bpf():
+            low, high = (int.from_bytes(self._register(at), "little") for at in (0, EIGHTBYTE))
+            pair = len(self._given) > EIGHTBYTE
+            wanted = trampoline_code.BpfFunction(
+                self.arch, self._words, low, high, pair, self._scenario.tail_call, jumps
+            )
+            yield trampoline_code.bpf_function(wanted)
+            return
+        words = rounded_up(self._truth.stack_bytes, EIGHTBYTE) // EIGHTBYTE
+        yield trampoline_code.c_function(self.arch, words, jumps=jumps, destroys=jumps, target=target)
+
+    def _is_bpf(self) -> bool:
+        """Whether the function is one of a BPF program, and not of too many words to be one."""
+        return self._scenario.target is Target.BPF and trampoline_code.takes_words(self._words)
+
+    def _register(self, at: int) -> bytes:
+        """What the traced function leaves in a register with its result from byte `at` on."""
+        return self._given[at : at + EIGHTBYTE].ljust(EIGHTBYTE, bytes([_BEHIND]))
+
+    # --- the caller
 
     def _set_up(self) -> None:
         self._cpu.write(emu.STACK_BASE, bytes([_FILL]) * emu.STACK_BYTES)
@@ -213,10 +261,23 @@ class TrampolineBench:
             self._cpu.write(self._caller_sp - 8, emu.STOP.to_bytes(8, "little"))
         self._before = values
         self._above = self._cpu.read(self._caller_sp, emu.STACK_TOP - self._caller_sp)
+        self._cpu.write(trampoline_code.RECORDS, bytes([_UNTOUCHED]) * RECORDS_BYTES)
+        self._write_result()
         self._regs.write([values[name] for name in self._names])
+
+    def _write_result(self) -> None:
+        """What a C function takes its result from."""
+        placed = self._truth.result
+        pieces = placed.pieces if placed is not None and not placed.by_reference else ()
+        of_reg = {piece.where.reg: piece.at for piece in pieces if isinstance(piece.where, InReg)}
+        words = [self._register(of_reg.get(reg, len(self._given))) for reg in _RESULTS[self.arch]]
+        at = trampoline_code.record_of(-1) + EIGHTBYTE * trampoline_code.RESULT
+        self._cpu.write(at, b"".join(words))
 
     def _finish(self) -> None:
         """The caller goes on."""
+        while self._running:
+            self._returned(self._running.pop())
         values = self._values()
         if values[self._abi.sp] != self._caller_sp:
             self._report("ABI-SAVED", f"the caller is back with SP {values[self._abi.sp]:#x}, not {self._caller_sp:#x}")
@@ -228,7 +289,8 @@ class TrampolineBench:
             self._report("TRAMP-ORDER", f"{got}, not {wanted}")
         placed = self._truth.result
         if placed is not None and not placed.by_reference:
-            back = _passed(placed, self._fetch(placed, values, 0), self._given)
+            regs = {reg: value.to_bytes(EIGHTBYTE, "little") for reg, value in values.items()}
+            back = _passed(placed, _fetched(placed, regs, b""), self._given)
             wanted_back = self._final[: len(back)]
             if back != wanted_back:
                 self._report("TRAMP-RESULT", f"the caller gets {_hex(back)}, not {_hex(wanted_back)}")
@@ -242,19 +304,56 @@ class TrampolineBench:
     # --- the traced function and its programs
 
     def _on_code(self, address: int) -> None:
-        if address == self._body:
-            self._original()
+        if self._running and address == self._running[-1].return_to:
+            self._on_return()
+        elif address == self._body:
+            self._on_function()
         elif address in self._pads:
             self._hook(self._pads[address])
         elif (number := self._program_at(address)) is not None:
-            self._program(number)
-        elif (address - emu.PADS_BASE) % emu.PAD_STRIDE == 0:
+            self._on_program(number)
+        elif address >= emu.PADS_BASE and (address - emu.PADS_BASE) % emu.PAD_STRIDE == 0:
             self._report("TRAMP-ORDER", f"a call to {address:#x}, where nothing is")
             self._cpu.stop()
 
     def _program_at(self, address: int) -> int | None:
-        number, rest = divmod(address - prog_address(0), emu.PAD_STRIDE)
+        number, rest = divmod(address - prog_address(0), trampoline_code.PROGRAM_BYTES)
         return number if not rest and 0 <= number < len(self._scenario.steps) else None
+
+    def _entered(self, who: str, number: int | None, values: Mapping[str, int], incoming: int) -> None:
+        sp = values[self._abi.sp]
+        kept = tuple(values[reg] for reg in self._kept)
+        if self._abi.return_address_bytes:
+            return_to = int.from_bytes(self._cpu.read(sp, EIGHTBYTE), "little")
+        else:
+            return_to = values["x30"]
+        self._running.append(_Running(who, number, sp, return_to, kept, incoming))
+
+    def _on_return(self) -> None:
+        """A program, or the function that the trampoline called, is back; what it may have destroyed is destroyed."""
+        done, values = self._running.pop(), self._values()
+        for reg, was, now in zip(self._kept, done.kept, (values[reg] for reg in self._kept), strict=True):
+            if now != was:
+                self._report("ABI-SAVED", f"{done.who} returns with {reg} = {now:#x}; it was {was:#x} at entry")
+        back = done.sp + self._abi.return_address_bytes
+        if values[self._abi.sp] != back:
+            self._report("ABI-SAVED", f"{done.who} returns with SP {values[self._abi.sp]:#x}, not {back:#x}")
+        results = _RESULTS[self.arch] if done.number is None else (self._abi.result,)
+        self._cpu.write(back, b"\xd7" * done.incoming)  # its own arguments' memory was its own
+        self._destroy(values, results)
+        self._returned(done)
+
+    def _returned(self, done: _Running) -> None:
+        """What it noted."""
+        if done.number is None:
+            self._check_args()
+        else:
+            self._check_ctx(done.number)
+
+    def _note(self, number: int, words: int) -> list[int]:
+        """The first words of a record."""
+        raw = self._cpu.read(trampoline_code.record_of(number), EIGHTBYTE * words)
+        return [int.from_bytes(raw[at : at + EIGHTBYTE], "little") for at in range(0, len(raw), EIGHTBYTE)]
 
     def _hook(self, name: str) -> None:
         values = self._values()
@@ -280,7 +379,8 @@ class TrampolineBench:
                     "ABI-ARG", f"{name} of program {number - 1} is given the start time {second:#x}, not {start:#x}"
                 )
             result = start
-        self._return(result)
+        self._destroy(values)
+        self._result.write([result & (1 << 64) - 1])
 
     def _check_cookie(self, number: int, run_context: int) -> None:
         """The first word of what a program runs in. TR-40, TR-50."""
@@ -293,35 +393,35 @@ class TrampolineBench:
         if got != wanted:
             self._report("TRAMP-CTX", f"program {number} has the cookie {got:#x}, not {wanted:#x}")
 
-    def _program(self, number: int) -> None:
+    def _on_program(self, number: int) -> None:
         values = self._values()
-        step = self._scenario.steps[number]
+        step, ctx = self._scenario.steps[number], values[self._abi.int_args[0]]
+        who = f"{step.kind.value} program {number}"
         self._check_sp(values, f"program {number}")
         self._event(f"{step.kind.value} {number}")
-        self._check_ctx(number, step, values[self._abi.int_args[0]])
-        if step.kind is Kind.FMOD_RET and step.returns:
-            self._final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
-        returns = {Kind.FMOD_RET: step.returns, Kind.STRUCT_OPS: self._of_member()}
-        self._return(returns.get(step.kind, _POISON))
+        try:
+            self._cpu.read(ctx - 2 * EIGHTBYTE, EIGHTBYTE * (self._words + 3))
+        except emu.UnmappedError as error:
+            self._report("TRAMP-CTX", f"{who}: ctx is {ctx:#x}: {error}, where nothing is")
+            self._cpu.stop()
+            return
+        self._entered(who, number, values, 0)
+        self._destroy(values, self._abi.int_args[:1])
 
     def _of_member(self) -> int:
         """What a struct_ops program leaves in R0."""
         low = self._given[:EIGHTBYTE]
         return int.from_bytes(low, "little") | _POISON >> 8 * len(low) << 8 * len(low)
 
-    def _check_ctx(self, number: int, step: Step, ctx: int) -> None:
-        """What a program may rely on. TR-10 to TR-13."""
+    def _check_ctx(self, number: int) -> None:
+        """What a program found, which has returned. TR-10 to TR-13."""
+        step, count = self._scenario.steps[number], self._words
         who = f"{step.kind.value} program {number}"
-        sizes = [len(raw) for raw in self._scenario.args]
-        count = sum(rounded_up(size, EIGHTBYTE) for size in sizes) // EIGHTBYTE
-        try:
-            raw = self._cpu.read(ctx - EIGHTBYTE, EIGHTBYTE * (count + 2))
-        except emu.UnmappedError as error:
-            self._report("TRAMP-CTX", f"{who}: ctx is {ctx:#x}: {error}, where nothing is")
-            return
-        words = [int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8)]
-        meta, array = words[0], raw[EIGHTBYTE:]
-        self._out.ctx.append((f"{step.kind.value} {number}", tuple(words[1:])))
+        words = self._note(number, trampoline_code.CTX + count + 1)
+        meta, of_ctx = words[trampoline_code.META], words[trampoline_code.CTX :]
+        array = b"".join(word.to_bytes(EIGHTBYTE, "little") for word in of_ctx)
+        read = count + (step.kind not in (Kind.FENTRY, Kind.STRUCT_OPS))
+        self._out.ctx.append((f"{step.kind.value} {number}", tuple(of_ctx[:read])))
         if meta & 0xFF != count:
             self._report("TRAMP-CTX", f"{who}: {meta & 0xFF} words of arguments, not {count}")
         at = 0
@@ -334,13 +434,12 @@ class TrampolineBench:
             at += rounded_up(len(wanted), EIGHTBYTE)
         self._check_ctx_result(who, step, array[at : at + EIGHTBYTE], meta)
         if step.kind is Kind.FSESSION:
-            self._check_session(who, number, ctx, meta)
-        if self._scenario.func_ip:
-            ip = int.from_bytes(self._cpu.read(ctx - 16, 8), "little")
-            if ip != emu.CODE_BASE:
-                self._report(
-                    "TRAMP-CTX", f"{who}: the function's address at ctx[-2] is {ip:#x}, not {emu.CODE_BASE:#x}"
-                )
+            self._check_session(who, number, words)
+        if self._scenario.func_ip and words[trampoline_code.FUNC_IP] != emu.CODE_BASE:
+            ip = words[trampoline_code.FUNC_IP]
+            self._report("TRAMP-CTX", f"{who}: the function's address at ctx[-2] is {ip:#x}, not {emu.CODE_BASE:#x}")
+        if step.kind is Kind.FMOD_RET and step.returns:
+            self._final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
 
     def _check_ctx_result(self, who: str, step: Step, got: bytes, meta: int) -> None:
         """TR-10, TR-11: behind the arguments, not at their number."""
@@ -355,20 +454,18 @@ class TrampolineBench:
                 "TRAMP-CTX", f"{who}: the result behind the arguments is {_hex(got[:length])}, not {_hex(wanted)}"
             )
 
-    def _check_session(self, who: str, number: int, ctx: int, meta: int) -> None:
+    def _check_session(self, who: str, number: int, words: Sequence[int]) -> None:
         """TR-65: a word of its own, 0 at entry, kept until the return."""
-        at = ctx - EIGHTBYTE * (meta >> 8 & 0xFF)
-        value = int.from_bytes(self._cpu.read(at, 8), "little")
-        returning = bool(meta >> 63)
+        value = words[trampoline_code.COOKIE]
+        returning = bool(words[trampoline_code.META] >> 63)
         if returning != (number in self._cookies):
             self._report("TRAMP-CTX", f"{who}: the meta word says {'return' if returning else 'entry'}")
         if value != self._cookies.get(number, 0):
             self._report("TRAMP-CTX", f"{who}: the session cookie is {value:#x}, not {self._cookies.get(number, 0):#x}")
-        self._cookies[number] = 0xC00C_1E00 + number
-        self._cpu.write(at, self._cookies[number].to_bytes(8, "little"))
+        self._cookies[number] = trampoline_code.NEW_COOKIE + number
 
-    def _original(self) -> None:
-        """The traced function's body: arguments as the ABI document says, then everything it may destroy is destroyed."""
+    def _on_function(self) -> None:
+        """The traced function is entered, behind its patched entry."""
         values = self._values()
         self._event("original")
         sp = values[self._abi.sp] + self._abi.return_address_bytes
@@ -376,52 +473,52 @@ class TrampolineBench:
             self._report(
                 "ABI-SP", f"SP is {sp:#x} at the traced function, no multiple of {max(self._truth.stack_align, 8)}"
             )
-        rows = zip(self._truth.args, self._scenario.proto.params, self._args, strict=True)
-        got: list[bytes] = []
-        for index, (placed, param, wanted) in enumerate(rows, 1):
-            got.append(_passed(placed, self._fetch(placed, values, sp), wanted))
-            if got[-1] != wanted:
-                where = ", ".join(str(piece.where) for piece in placed.pieces)
-                text = (
-                    f"argument {index} `{param.name}` at {where} ({placed.rule}) is {_hex(got[-1])}, not {_hex(wanted)}"
-                )
-                self._report("TRAMP-ARG", text)
-        self._out.args = tuple(got)
         if self._scenario.tail_call and self.arch == "x86_64" and values["rax"] != self._before["rax"]:
             counter, wanted_counter = values["rax"], self._before["rax"]
             text = f"the tail-call counter's address in rax is {counter:#x}, not {wanted_counter:#x}"
             self._report("TRAMP-ARG", text)
-        if not self._scenario.attached.calls_original:
+        copied = self._scenario.attached.calls_original
+        if not copied:
             self._check_kept(values, "the traced function begins")
             if sp != self._caller_sp:
                 self._report("ABI-SAVED", f"the traced function begins with SP {sp:#x}, not {self._caller_sp:#x}")
-        else:
-            self._cpu.write(sp, b"\xd7" * self._truth.stack_bytes)  # its own arguments' memory is its own
-        self._destroy()
-        self._redden(values[self._abi.sp])
-        self._give_result()
+        self._entered("the traced function", None, values, self._truth.stack_bytes if copied else 0)
 
-    def _give_result(self) -> None:
-        placed = self._truth.result
-        for piece in placed.pieces if placed is not None and not placed.by_reference else ():
-            part = self._given[piece.at : piece.at + piece.size]
-            if isinstance(piece.where, InReg) and piece.where.reg in self._names:
-                mask = (1 << 8 * len(part)) - 1
-                low = int.from_bytes(part, "little")
-                self._cpu.regs([piece.where.reg]).write([low | _POISON & ~mask])
+    def _check_args(self) -> None:
+        """What the traced function found, which has returned."""
+        got = list(self._noted_args())
+        rows = zip(self._truth.args, self._scenario.proto.params, self._args, got, strict=True)
+        for index, (placed, param, wanted, found) in enumerate(rows, 1):
+            if found != wanted:
+                where = ", ".join(str(piece.where) for piece in placed.pieces)
+                text = (
+                    f"argument {index} `{param.name}` at {where} ({placed.rule}) is {_hex(found)}, not {_hex(wanted)}"
+                )
+                self._report("TRAMP-ARG", text)
+        self._out.args = tuple(got)
+
+    def _noted_args(self) -> Iterator[bytes]:
+        """A BPF function notes eightbyte after eightbyte, a C function registers and stack, where the document has arguments."""
+        record = self._cpu.read(trampoline_code.record_of(-1), trampoline_code.RECORD_BYTES)
+        if self._is_bpf():
+            at = 0
+            for wanted in self._args:
+                yield record[at : at + len(wanted)]
+                at += len(wanted)
+            return
+        stack = record[EIGHTBYTE * trampoline_code.STACK :]
+        regs = {reg: record[EIGHTBYTE * index :][:EIGHTBYTE] for index, reg in enumerate(_NOTED[self.arch])}
+        for placed, wanted in zip(self._truth.args, self._args, strict=True):
+            yield _passed(placed, _fetched(placed, regs, stack), wanted)
 
     # --- all of them
 
-    def _return(self, result: int) -> None:
-        sp = self._values()[self._abi.sp]
-        self._destroy()
-        self._redden(sp)
-        self._result.write([result & (1 << 64) - 1])
-
-    def _destroy(self) -> None:
-        names = [reg for reg in self._abi.caller_saved if reg != "x30"]
-        self._scratch.write([_POISON + 0x800 + n for n, _ in enumerate(names)])
+    def _destroy(self, values: Mapping[str, int], but: Sequence[str] = ()) -> None:
+        """Registers that a callee may destroy, flags, and what is below SP, as an interrupt would."""
+        poison = {reg: _POISON + 0x800 + n for n, reg in enumerate(self._scratch_names)}
+        self._scratch.write([(values if reg in but else poison)[reg] for reg in self._scratch_names])
         self._flags.write([0xF000_0000 if self.arch == "arm64" else 0])
+        self._redden(values[self._abi.sp])
 
     def _redden(self, sp: int) -> None:
         low = max(sp - RED_BYTES, emu.STACK_BASE)
@@ -430,16 +527,6 @@ class TrampolineBench:
 
     def _values(self) -> dict[str, int]:
         return dict(zip(self._names, self._regs.read(), strict=True))
-
-    def _fetch(self, placed: Placed, values: Mapping[str, int], sp: int) -> bytes:
-        raw = bytearray(placed.size)
-        for piece in placed.pieces:
-            if isinstance(piece.where, InReg):
-                part = values[piece.where.reg].to_bytes(8, "little")[: piece.size]
-            else:
-                part = self._cpu.read(sp + piece.where.off, piece.size)
-            raw[piece.at : piece.at + piece.size] = part
-        return bytes(raw)
 
     def _event(self, what: str) -> None:
         self._out.events.append(what)
@@ -456,16 +543,23 @@ class TrampolineBench:
         if not emu.STACK_BASE <= address < emu.STACK_BASE + emu.STACK_BYTES:
             return
         sp, pc = self._sp_pc.read()
-        native = self._decoded.get(pc - emu.CODE_BASE)
+        native = self._insns.get(pc)
         if native is None:
             return  # a landing pad
         word = "writes" if is_write else "reads"
         if native.base == self._abi.sp and self.arch == "arm64" and sp % 16:
             self._report("ABI-SP", f"`{native.text}` uses SP {sp:#x}, no multiple of 16", pc)
-        top = self._caller_sp if is_write else self._caller_sp + self._truth.stack_bytes
         if address < sp - native.pushes:
             self._report("ABI-STACK", f"`{native.text}` {word} {sp - address} bytes below SP", pc)
-        elif is_write and address + size > self._caller_sp - self._abi.return_address_bytes:
+        elif pc in self._trampoline:
+            self._check_access(native, is_write, address, size, pc)
+        elif self._running and native.base in (self._abi.sp, self._abi.fp):
+            self._check_callee_access(self._running[-1], native, address + size, pc)
+
+    def _check_access(self, native: Native, is_write: bool, address: int, size: int, pc: int) -> None:
+        """The trampoline's."""
+        top = self._caller_sp if is_write else self._caller_sp + self._truth.stack_bytes
+        if is_write and address + size > self._caller_sp - self._abi.return_address_bytes:
             self._report(
                 "ABI-SAVED", f"`{native.text}` writes to its caller's frame, at SP+{address - self._caller_sp}", pc
             )
@@ -474,11 +568,31 @@ class TrampolineBench:
                 "ABI-STACK", f"`{native.text}` reads {address - self._caller_sp} bytes above its caller's SP", pc
             )
 
+    def _check_callee_access(self, top: _Running, native: Native, end: int, pc: int) -> None:
+        """A program's or the traced function's: through SP or a frame pointer it reaches its own frame and arguments."""
+        args = top.sp + self._abi.return_address_bytes
+        if end > args + rounded_up(self._truth.stack_bytes if top.number is None else 0, EIGHTBYTE):
+            self._report("ABI-STACK", f"{top.who}: `{native.text}` reaches {end - args} bytes above its frame", pc)
+
     def _report(self, check: str, message: str, pc: int | None = None) -> None:
-        offset = None if pc is None else pc - TRAMPOLINE_AT
+        offset = pc - TRAMPOLINE_AT if pc is not None and pc in self._trampoline else None
         self._out.violations.append(Violation(check, message, None, offset))
         if len(self._out.violations) >= 16:
             self._cpu.stop()
+
+
+def _return_sites(code: Code) -> Iterator[int]:
+    """Where what a trampoline calls comes back to: behind a call, or behind a return that enters the traced function (TR-44)."""
+    return (address + native.size for address, native in code.insns.items() if native.mnemonic in _LEAVES)
+
+
+def _fetched(placed: Placed, regs: Mapping[str, bytes], stack: bytes) -> bytes:
+    """An argument or result from registers and stack."""
+    raw = bytearray(placed.size)
+    for piece in placed.pieces:
+        where = regs[piece.where.reg] if isinstance(piece.where, InReg) else stack[piece.where.off :]
+        raw[piece.at : piece.at + piece.size] = where[: piece.size]
+    return bytes(raw)
 
 
 def _whole(raw: bytes) -> bytes:

@@ -10,8 +10,9 @@ from backends.decode import disassemble
 from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
 from backends.trampoline import Kind, Mode, RefusedError, Target
-from backends.trampoline_bench import TRAMPOLINE_AT, Scenario, Step, layout_of
 from backends.trampoline_bench import Outcome as TracedOutcome
+from backends.trampoline_bench import Scenario, Step, layout_of
+from backends.trampoline_code import TRAMPOLINE_AT
 from backends.trampoline_plan import size
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes

@@ -8,7 +8,8 @@ from typing import Final
 
 from backends.decode import disassemble
 from backends.trampoline import HOOKS, Places, Target
-from backends.trampoline_bench import object_of, prog_address
+from backends.trampoline_bench import object_of
+from backends.trampoline_code import prog_address
 
 
 class MoveError(Exception):

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from backends import emulator as emu
+from backends import trampoline_code
 from backends.abis import ARCHES as ABIS
 from backends.arm64 import trampoline as arm64
 from backends.bpf_layout import bpf_layout
@@ -12,6 +14,7 @@ from backends.checks import CHECKS
 from backends.tests import trampoline_doubles as doubles
 from backends.trampoline import TRACING, Kind, Maker, Mode, Planner, RefusedError, Target
 from backends.trampoline_bench import Scenario, Step, TrampolineBench, places
+from backends.trampoline_code import BpfFunction, Reader, code_at, entry, prog_address
 from backends.trampoline_grid import NUMBERS, SCALARS, TYPES, proto_of, scenario
 from backends.x86_64 import trampoline as x86_64
 from harness.isa.proto import parse_proto
@@ -364,3 +367,81 @@ def test_a_cookie_that_is_lost_is_seen(arch: str) -> None:
     for given, wanted in ((call, []), (lost, ["program 0 has the cookie 0x0, not 0x7"])):
         outcome = bench(arch).run(call, MAKERS[arch]().make(plan, given.attached, places(arch)))
         assert [violation.message for violation in outcome.violations] == wanted
+
+
+# --- the programs and the function behind it
+
+ARM64_CLOBBERS = "130080d2 c0035fd6"  # mov x19, #0; ret
+X86_CLOBBERS = "31db c3"  # xor ebx, ebx; ret
+ARM64_REACHES = "e10740f9 c0035fd6"  # ldr x1, [sp, #8]; ret
+X86_REACHES = "488b4c2408 c3"  # mov rcx, [rsp + 8]; ret
+ARM64_BELOW = "e1831ff8 c0035fd6"  # stur x1, [sp, #-8]; ret
+X86_BELOW = "48894c24f8 c3"  # mov [rsp - 8], rcx; ret
+ARM64_SP = "ff2300d1 e10340f9 ff230091 c0035fd6"  # sub sp, sp, #8; ldr x1, [sp]; add sp, sp, #8; ret
+BROKEN_PROGRAMS = [
+    ("arm64", ARM64_CLOBBERS, "ABI-SAVED", "fentry program 0 returns with x19 = 0x0; it was "),
+    ("x86_64", X86_CLOBBERS, "ABI-SAVED", "fentry program 0 returns with rbx = 0x0; it was "),
+    ("arm64", ARM64_REACHES, "ABI-STACK", "fentry program 0: `ldr x1, [sp, #8]` reaches 16 bytes above its frame"),
+    ("x86_64", X86_REACHES, "ABI-STACK", "fentry program 0: `mov rcx, qword ptr [rsp + 8]` reaches 8 bytes above its frame"),
+    ("arm64", ARM64_BELOW, "ABI-STACK", "`stur x1, [sp, #-8]` writes 8 bytes below SP"),
+    ("x86_64", X86_BELOW, "ABI-STACK", "`mov qword ptr [rsp - 8], rcx` writes 8 bytes below SP"),
+    ("arm64", ARM64_SP, "ABI-SP", "`ldr x1, [sp]` uses SP "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arch", "native", "check", "message"), BROKEN_PROGRAMS)
+def test_a_program_that_breaks_a_rule_is_seen(
+    arch: str, native: str, check: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = code_at(arch, prog_address(0), bytes.fromhex(native))
+    monkeypatch.setattr(trampoline_code, "program", lambda reader: code)
+    call = scenario("u64 f(u64 a)", [Step(Kind.FENTRY)])
+    plan = PLANS[arch](call.proto, [Kind.FENTRY], Mode.FULL)
+    outcome = bench(arch).run(call, MAKERS[arch]().make(plan, call.attached, places(arch)))
+    assert (outcome.violations[0].check, outcome.violations[0].message[: len(message)]) == (check, message)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_a_program_that_does_not_return_is_seen(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = code_at(arch, prog_address(0), bytes.fromhex({"arm64": "1f2003d500000014", "x86_64": "90ebfe"}[arch]))
+    monkeypatch.setattr(trampoline_code, "program", lambda reader: endless)
+    assert run(arch, scenario("u64 f(u64 a)", [Step(Kind.FENTRY)])) == ["END"]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_what_a_program_does_not_note_is_wrong(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the bench set up stands for what a program reads."""
+    silent = code_at(arch, prog_address(0), bytes.fromhex({"arm64": "000080d2c0035fd6", "x86_64": "31c0c3"}[arch]))
+    monkeypatch.setattr(trampoline_code, "program", lambda reader: silent)
+    assert run(arch, scenario("u64 f(u64 a)", [Step(Kind.FENTRY)])) == ["TRAMP-CTX"]
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("target", [Target.KERNEL, Target.BPF])
+def test_what_the_function_does_not_note_is_wrong(arch: str, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = entry(arch, target, jumps=False) + bytes.fromhex({"arm64": "c0035fd6", "x86_64": "c3"}[arch])
+    silent = code_at(arch, emu.CODE_BASE, body)
+    for name in ("c_function", "bpf_function"):
+        monkeypatch.setattr(trampoline_code, name, lambda *_, **__: silent)
+    call = scenario("u64 f(u64 a)", [Step(Kind.FENTRY)], target=target)
+    assert sorted(run(arch, call)) == ["TRAMP-ARG", "TRAMP-RESULT"]
+
+
+def test_the_program_that_reads_ctx() -> None:
+    """By hand: what helpers are as Linux inlines them. TR-10, TR-65."""
+    assert Reader("arm64", 1, 1, 7, session=True, func_ip=True).text().splitlines() == [
+        "r6 = r1", "r7 = 0x50000800 ll", "*(u64 *)(r10 - 16) = r6",
+        "r0 = *(u64 *)(r6 - 8)", "*(u64 *)(r7 + 0) = r0", "r0 = *(u64 *)(r6 - 16)", "*(u64 *)(r7 + 8) = r0",
+        "r0 = *(u64 *)(r6 + 0)", "*(u64 *)(r7 + 32) = r0",
+        "r8 = *(u64 *)(r6 - 8)", "r8 >>= 8", "r8 &= 0xff", "r8 <<= 3", "r9 = *(u64 *)(r10 - 16)", "r9 -= r8",
+        "*(u64 *)(r7 + 16) = r9", "r0 = *(u64 *)(r9 + 0)", "*(u64 *)(r7 + 24) = r0", "r0 = 0xc00c1e01 ll",
+        "*(u64 *)(r9 + 0) = r0", "r0 = 0x7 ll", "exit",
+    ]  # fmt: skip
+
+
+def test_the_function_of_a_bpf_program() -> None:
+    wanted = BpfFunction("arm64", 6, 1, 2, pair=True, tail_call=False, jumps=False)
+    assert wanted.source().text.splitlines() == [
+        "r6 = 0x50000000 ll", *(f"*(u64 *)(r6 + {8 * index}) = r{index + 1}" for index in range(5)),
+        "r0 = *(u64 *)(r11 + 8)", "*(u64 *)(r6 + 40) = r0", "r0 = 0x1 ll", "r2 = 0x2 ll", "exit",
+    ]  # fmt: skip
