@@ -25,18 +25,19 @@ class Traced:
 class Tracer:
     """One architecture's trampolines. The engine is made at the first call and reused."""
 
-    def __init__(self, arch: str) -> None:
+    def __init__(self, arch: str, maker: type[Maker] | None = None, plan: Planner | None = None) -> None:
+        """The suite's own, where no other is given."""
         self.arch = arch
+        self._maker, self._plan = maker or MAKERS[arch], plan or PLANS[arch]
         self._bench: TrampolineBench | None = None
 
     def trace(self, call: Scenario, mode: Mode) -> Traced | RefusedError:
         """One call of a traced function."""
         try:
-            plan = PLANS[self.arch](
-                call.proto, [step.kind for step in call.steps], mode, call.target, tail_call=call.tail_call
-            )
+            kinds = [step.kind for step in call.steps]
+            plan = self._plan(call.proto, kinds, mode, call.target, tail_call=call.tail_call)
         except RefusedError as refusal:
             return refusal
-        code = MAKERS[self.arch]().make(plan, call.attached, places(self.arch, call.target))
+        code = self._maker().make(plan, call.attached, places(self.arch, call.target))
         self._bench = self._bench or TrampolineBench(self.arch)
         return Traced(self._bench.run(call, code), plan, code)

@@ -10,8 +10,6 @@ from backends import trampoline_code
 from backends.abis import ARCHES as ABIS
 from backends.arm64 import trampoline as arm64
 from backends.bpf_layout import bpf_layout
-from backends.checks import CHECKS
-from backends.tests import trampoline_doubles as doubles
 from backends.trampoline import TRACING, Kind, Maker, Mode, Planner, RefusedError, Target
 from backends.trampoline_bench import Scenario, Step, TrampolineBench, places
 from backends.trampoline_code import BpfFunction, Reader, code_at, entry, prog_address
@@ -178,92 +176,7 @@ def test_the_address_of_the_function(arch: str) -> None:
         assert run(arch, call) == []
 
 
-# --- broken trampolines
-
-U64 = [f"u64 {name}" for name in "abcdefghijkl"]
-BROKEN = [
-    # TB-01 to TB-28 as far as a trampoline here can have them; (double, prototype, programs, first check that it breaks)
-    (doubles.Arm64AreaNotRounded, f"u64 f({', '.join(U64[:9])})", [Kind.FEXIT], "ABI-SP"),
-    (doubles.Arm64AreaNotCounted, f"u64 f({', '.join(U64[:12])})", [Kind.FEXIT], "TRAMP-CTX"),
-    (doubles.Arm64IncomingAsStructOps, f"u64 f({', '.join(U64[:9])})", [Kind.FENTRY], "TRAMP-CTX"),
-    (doubles.Arm64StackNotCopied, f"u64 f({', '.join(U64[:9])})", [Kind.FEXIT], "TRAMP-ARG"),
-    (doubles.Arm64StackFromCtx, f"u64 f({', '.join(U64[:9])}, __int128 j)", [Kind.FEXIT], "TRAMP-ARG"),
-    (
-        doubles.Arm64ClearedByTotalSize,
-        f"u64 f({', '.join(U64[:8])}, struct {{u32 a[3];}} i)",
-        [Kind.FENTRY],
-        "TRAMP-CTX",
-    ),
-    (doubles.Arm64RestoresByArguments, f"u64 f({', '.join(U64[:6])}, {P} g)", [Kind.FENTRY], "TRAMP-ARG"),
-    (doubles.Arm64ResultNotCleared, "u64 f(u64 a)", [Kind.FMOD_RET], "TRAMP-CTX"),
-    (doubles.Arm64ResultByArguments, f"u64 f({P} a, int b, int c)", [Kind.FEXIT], "TRAMP-CTX"),
-    (doubles.Arm64OldestFirst, "u64 f(u64 a)", [Kind.FENTRY, Kind.FENTRY], "TRAMP-ORDER"),
-    (doubles.Arm64SavedLost, "u64 f(u64 a)", [Kind.FENTRY], "ABI-SAVED"),
-    (doubles.Arm64NoGap, f"u64 f({', '.join(U64[:9])}, {Q} j)", [Kind.FENTRY], "TRAMP-CTX"),
-    (doubles.Arm64NoEvenRegister, f"u64 f(u64 a, {Q} b, u64 c)", [Kind.FENTRY], "TRAMP-CTX"),
-    (doubles.Arm64BackFilled, f"u64 f({', '.join(U64[:7])}, {P} h, u64 i)", [Kind.FENTRY], "TRAMP-CTX"),
-    (doubles.Arm64ResultClobbered, "u64 f(u64 a)", [Kind.FEXIT], "TRAMP-CTX"),
-    (doubles.X86IncomingAsCalled, f"u64 f({', '.join(U64[:7])})", [Kind.FEXIT], "ABI-STACK"),
-    (doubles.X86IncomingAsJumped, f"u64 f({', '.join(U64[:7])})", [Kind.FENTRY], "TRAMP-CTX"),
-    (doubles.X86FrameNotRounded, f"u64 f({', '.join(U64[:6])}, __int128 g)", [Kind.FEXIT], "ABI-SP"),
-    (doubles.X86StackNotCopied, f"u64 f({', '.join(U64[:7])})", [Kind.FEXIT], "TRAMP-ARG"),
-    (doubles.X86StackPacked, f"u64 f({', '.join(U64[:7])}, {Q} h, u64 i)", [Kind.FEXIT], "TRAMP-ARG"),
-    (doubles.X86NoBackfill, f"u64 f({', '.join(U64[:5])}, {P} f, u64 g)", [Kind.FENTRY], "ABI-STACK"),
-    (doubles.X86ResultNotCleared, "u64 f(u64 a)", [Kind.FMOD_RET], "TRAMP-CTX"),
-    (doubles.X86RbxLost, "u64 f(u64 a)", [Kind.FENTRY], "ABI-SAVED"),
-    (doubles.X86ArrayTooSmall, "u64 f(u64 a, union {u64 b; struct {u64 c, d;} e;} f)", [Kind.FENTRY], "ABI-SAVED"),
-    (doubles.X86ResultNotGiven, "u64 f(u64 a)", [Kind.FEXIT], "TRAMP-RESULT"),
-    (doubles.X86NarrowAlwaysCleared, f"u64 f({', '.join(U64[:6])}, u64 g, u8 h)", [Kind.FEXIT], "TRAMP-ARG"),
-]
-
-
-@pytest.mark.parametrize(("double", "text", "kinds", "check"), BROKEN, ids=[row[0].__name__ for row in BROKEN])
-def test_a_broken_trampoline_is_seen(double: type[doubles.Double], text: str, kinds: list[Kind], check: str) -> None:
-    call, arch = scenario(text, [Step(kind) for kind in kinds]), double.arch
-    found = run(arch, call, maker=double())
-    assert found[:1] == [check]
-    assert run(arch, call) == []
-
-
-BROKEN_ON_BPF = [
-    # TB-12, TB-13, TB-24; (double, prototype, programs, whether a tail call is in reach, first check that it breaks)
-    (doubles.Arm64BpfAsC, f"u64 callee_odd(u64 a, {Q} v, u64 b)", [Kind.FENTRY], False, "TRAMP-CTX"),
-    (doubles.Arm64BpfAsC, f"u64 callee_stack({', '.join(U64[:7])}, {Q} h, u64 i)", [Kind.FEXIT], False, "ABI-STACK"),
-    (doubles.X86BpfAsC, f"u64 callee_stack({', '.join(U64[:7])}, {Q} h, u64 i)", [Kind.FENTRY], False, "ABI-STACK"),
-    (doubles.X86BpfAsC, f"u64 f({', '.join(U64[:5])}, __int128 f, u64 g)", [Kind.FENTRY], False, "TRAMP-CTX"),
-    (doubles.X86BpfNarrowCut, f"u64 f({', '.join(U64[:6])}, int g)", [Kind.FEXIT], False, "TRAMP-ARG"),
-    (doubles.X86TailCallPushed, f"u64 f({', '.join(U64[:8])})", [Kind.FEXIT], True, "TRAMP-ARG"),
-    (doubles.X86TailCallLost, "u64 f(u64 a)", [Kind.FENTRY], True, "TRAMP-ARG"),
-    (doubles.X86TailCallLost, f"u64 f({', '.join(U64[:8])})", [Kind.FEXIT], True, "TRAMP-ARG"),
-]
-
-
-@pytest.mark.parametrize(("double", "text", "kinds", "tail_call", "check"), BROKEN_ON_BPF)
-def test_a_broken_trampoline_on_a_bpf_function_is_seen(
-    double: type[doubles.Double], text: str, kinds: list[Kind], tail_call: bool, check: str
-) -> None:
-    call = scenario(text, [Step(kind) for kind in kinds], target=Target.BPF)
-    call = replace(call, tail_call=tail_call)
-    assert run(double.arch, call, maker=double())[:1] == [check]
-    assert run(double.arch, call) == []
-
-
-BROKEN_MEMBERS = [
-    # TB-10 and more; (double, prototype, first check that it breaks)
-    (doubles.Arm64MemberAsTraced, f"u64 member({', '.join(U64[:9])})", "ABI-STACK"),
-    (doubles.Arm64MemberAsTraced, f"u64 member({', '.join(U64[:12])})", "ABI-STACK"),
-    (doubles.X86MemberAsTraced, f"u64 member({', '.join(U64[:7])})", "ABI-STACK"),
-    (doubles.X86MemberUnmarked, "u64 member(u64 a)", "ABI-LAND"),
-    (doubles.Arm64MemberReturnsTwice, "u64 member(u64 a)", "ABI-STACK"),
-    (doubles.X86MemberResultLost, "u64 member(u64 a)", "TRAMP-RESULT"),
-]
-
-
-@pytest.mark.parametrize(("double", "text", "check"), BROKEN_MEMBERS)
-def test_a_broken_trampoline_of_a_member_is_seen(double: type[doubles.Double], text: str, check: str) -> None:
-    call = scenario(text, [Step(Kind.STRUCT_OPS)], target=Target.STRUCT_OPS)
-    assert run(double.arch, call, maker=double())[:1] == [check]
-    assert run(double.arch, call) == []
+# --- members of structs
 
 
 @pytest.mark.parametrize("arch", ARCHES)
@@ -290,15 +203,9 @@ def slots_of(call: Scenario) -> list[int]:
 def test_what_linux_has_wrong_in_members() -> None:
     """Measured on 7.2.13: x86-64 looks for stack arguments 8 bytes too high, arm64 does not."""
     for count in range(13):
-        call = scenario(f"u64 member({', '.join(U64[:count])})", [Step(Kind.STRUCT_OPS)], target=Target.STRUCT_OPS)
+        call = scenario(proto_of(["u64"] * count), [Step(Kind.STRUCT_OPS)], target=Target.STRUCT_OPS)
         assert run("arm64", call, Mode.LINUX) == []
         assert sorted(run("x86_64", call, Mode.LINUX)) == (["ABI-STACK", CTX] if count > 6 else [])
-
-
-def test_every_double_is_tried() -> None:
-    tried = {row[0] for row in (*BROKEN, *BROKEN_ON_BPF, *BROKEN_MEMBERS)}
-    assert tried == set(doubles.ALL)
-    assert {check for check in CHECKS if check.startswith("TRAMP")} <= {row[3] for row in BROKEN}
 
 
 # --- everything of one to twelve arguments

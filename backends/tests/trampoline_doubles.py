@@ -1,5 +1,6 @@
 """Broken trampolines: each is one architecture's with one method wrong, named after the defect."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from backends.abi import EIGHTBYTE, InReg, OnStack
@@ -7,11 +8,14 @@ from backends.arm64 import encode as a64
 from backends.arm64 import trampoline as arm64
 from backends.arm64.encode import SP
 from backends.arm64.trampoline import FP, KEPT, TMP, Arm64Trampoline
-from backends.trampoline import Attached, Frame, Places, Plan, Slot
-from backends.trampoline_plan import full_plan
+from backends.trampoline import Attached, Frame, Kind, Mode, Places, Plan, RefusedError, Slot, Target
+from backends.trampoline_plan import EOPNOTSUPP, Placement, full_plan
+from backends.x86_64 import encode as x86
 from backends.x86_64 import trampoline as x86_64
-from backends.x86_64.encode import Gpr
+from backends.x86_64.encode import Gpr, Mem
 from backends.x86_64.trampoline import X8664Trampoline
+from harness.isa.ctypes import natural_of
+from harness.isa.proto import Proto
 
 Double = Arm64Trampoline | X8664Trampoline
 
@@ -229,8 +233,73 @@ class X86NarrowAlwaysCleared(X8664Trampoline):
         return True
 
 
+class X86WholeTypeNotSeen(X8664Trampoline):
+    """TB-07: an attribute on a whole struct does not align it."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        rules = replace(x86_64.RULES, is_wide=lambda ctype: natural_of(ctype, x86_64.MODEL) > EIGHTBYTE)
+        return super().make(_replanned(plan, rules), attached, places)
+
+
+class X86PackedFromRegisters(X8664Trampoline):
+    """TB-08: a struct with a misaligned field is taken from registers."""
+
+    def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
+        return super().make(_replanned(plan, replace(x86_64.RULES, in_memory=lambda ctype: False)), attached, places)
+
+
+def _replanned(plan: Plan, rules: Placement) -> Plan:
+    """Only where C calls, and only what is meant to be right."""
+    if not plan.exact or plan.target is Target.BPF:
+        return plan
+    return replace(plan, slots=full_plan(plan.proto, x86_64.MODEL, rules).slots)
+
+
+class X86R9FromStack(X8664Trampoline):
+    """TB-21: R9 comes back from the first eightbyte of an argument that is on the stack."""
+
+    def restore_registers(self) -> None:
+        super().restore_registers()
+        index = next((index for index, _ in self.plan.on_stack), 0)
+        self._emit(x86.mov_rm64(Gpr.R9, Mem(Gpr.RBP, self.frame.ctx + EIGHTBYTE * index)))
+
+
+class Arm64GoesOnAfterAValue(Arm64Trampoline):
+    """TB-23: what an fmod_ret program returns does not end the list."""
+
+    def _modifying(self) -> list[int]:
+        for at in super()._modifying():
+            self.words[at] = a64.nop()
+        return []
+
+
+class X86GoesOnAfterAValue(X8664Trampoline):
+    """TB-23: the same."""
+
+    def _modifying(self) -> list[int]:
+        for at in super()._modifying():
+            self.code[at : at + 6] = b"\x90" * 6
+        return []
+
+
+class Arm64FuncIpShifted(Arm64Trampoline):
+    """TB-26: the function's address is one word too low."""
+
+    def make_frame(self) -> Frame:
+        frame = super().make_frame()
+        return frame if frame.func_ip is None else replace(frame, func_ip=frame.func_ip - EIGHTBYTE)
+
+
+class X86FuncIpShifted(X8664Trampoline):
+    """TB-26: the same."""
+
+    def make_frame(self) -> Frame:
+        frame = super().make_frame()
+        return frame if frame.func_ip is None else replace(frame, func_ip=frame.func_ip - EIGHTBYTE)
+
+
 class _AsC:
-    """TB-24: a function of a BPF program is taken for one that C calls."""
+    """Planned as C would have it."""
 
     def planned(self, plan: Plan) -> Plan:
         model, rules = (arm64.MODEL, arm64.RULES) if isinstance(self, Arm64Trampoline) else (x86_64.MODEL, x86_64.RULES)
@@ -238,14 +307,14 @@ class _AsC:
 
 
 class Arm64BpfAsC(_AsC, Arm64Trampoline):
-    """With C.10, C.13 and C.14."""
+    """TB-24: a function of a BPF program is taken for one that C calls, with C.10, C.13 and C.14."""
 
     def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
         return super().make(self.planned(plan), attached, places)
 
 
 class X86BpfAsC(_AsC, X8664Trampoline):
-    """With the hole of an aligned argument on the stack."""
+    """TB-24: the same, with the hole of an aligned argument on the stack."""
 
     def make(self, plan: Plan, attached: Attached, places: Places) -> bytes:
         return super().make(self.planned(plan), attached, places)
@@ -308,6 +377,33 @@ class X86MemberResultLost(X8664Trampoline):
         return replace(super().make_frame(), result=None)
 
 
+# --- what is accepted and must not be: plans
+
+
+def thirteen_words(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target = Target.KERNEL, *, tail_call: bool = False
+) -> Plan:
+    """TB-09: one word more than ctx has room for is accepted."""
+    try:
+        return arm64.plan(proto, kinds, mode, target, tail_call=tail_call)
+    except RefusedError as refusal:
+        if refusal.at != "attach":
+            raise
+        return arm64.plan(proto, kinds, Mode.LINUX, target, tail_call=tail_call)
+
+
+def second_register_lost(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target = Target.KERNEL, *, tail_call: bool = False
+) -> Plan:
+    """TB-15: a result of 16 bytes is accepted behind fexit, where one register of it is kept."""
+    try:
+        return arm64.plan(proto, kinds, mode, target, tail_call=tail_call)
+    except RefusedError as refusal:
+        if refusal.errno != EOPNOTSUPP:
+            raise
+        return arm64.plan(proto, [Kind.FENTRY], mode, target, tail_call=tail_call)
+
+
 class X86ResultNotGiven(X8664Trampoline):
     """The caller gets what the last hook left."""
 
@@ -316,11 +412,3 @@ class X86ResultNotGiven(X8664Trampoline):
         before = len(self.code) - 10  # mov rax, [rbp - 8]; mov rbx, ...; leave; ret
         if self.attached.calls_original:
             self.code[before : before + 4] = b"\x90" * 4
-
-
-ALL = [
-    value
-    for name, value in list(globals().items())
-    if isinstance(value, type) and issubclass(value, Arm64Trampoline | X8664Trampoline)
-    and not name.startswith("_") and name not in ("Arm64Trampoline", "X8664Trampoline")
-]  # fmt: skip

@@ -1,9 +1,5 @@
 """Every broken JIT and verifier, caught by a named case for the right check; nothing else of the suite is asked."""
 
-import inspect
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import pytest
@@ -15,12 +11,10 @@ from backends.interp import Interpreter
 from backends.native import NativeBackend
 from backends.x86_64.jit import X8664Jit
 from backends.x86_64.tests import doubles as x86_64
-from harness.case import Case, load_file
 from harness.suite import Suite
+from harness.tests.catching import assert_caught, case_of, classes_of
 from verifier.tests import doubles as verifiers
 from verifier.verify import Verifier
-
-CASES: Final = Path(__file__).resolve().parent.parent.parent / "cases"
 
 # (broken JIT, the check that says what is wrong, the case that shows it). `retval` and `memory` are the case's own values:
 # a wrong result that breaks no rule of the ABI.
@@ -159,22 +153,10 @@ VERIFIERS: Final[list[tuple[type[Verifier], str, str]]] = [
 ]
 
 
-@cache
-def cases_of(file: str) -> dict[str, Case]:
-    return {case.name: case for case in load_file(CASES / file, shown=f"cases/{file}").cases}
-
-
-def case_of(name: str) -> Case:
-    file, _, case = name.partition("::")
-    return cases_of(file)[case]
-
-
 @pytest.mark.parametrize(("double", "check", "case"), JITS, ids=[row[0].__name__ for row in JITS])
 def test_a_case_catches_the_double(double: type[X8664Jit | Arm64Jit], check: str, case: str) -> None:
     backend = NativeBackend("double", double())
-    result = Suite().judge(case_of(case), backend)
-    assert result.status == "failed", result.reason
-    assert result.mismatches[0].check == check, result.mismatches[0]
+    assert_caught(Suite().judge(case_of(case), backend), check)
 
 
 @pytest.mark.parametrize(
@@ -193,15 +175,10 @@ def test_the_right_jits_pass_the_same_cases(case: str) -> None:
         assert Suite().judge(case_of(case), NativeBackend("right", jit)).status == "passed"
 
 
-def subclasses(module: ModuleType, base: type) -> set[type]:
-    found = {cls for _, cls in inspect.getmembers(module, inspect.isclass) if cls.__module__ == module.__name__}
-    return {cls for cls in found if issubclass(cls, base)}
-
-
 def test_no_double_is_left_out() -> None:
     listed = {row[0] for row in JITS}
-    assert subclasses(x86_64, X8664Jit) | subclasses(arm64, Arm64Jit) == listed
-    assert subclasses(verifiers, Verifier) == {row[0] for row in VERIFIERS}
+    assert classes_of(x86_64, X8664Jit) | classes_of(arm64, Arm64Jit) == listed
+    assert classes_of(verifiers, Verifier) == {row[0] for row in VERIFIERS}
 
 
 def test_every_always_on_check_catches_some_double() -> None:

@@ -1,8 +1,5 @@
 """Every broken tail call, caught by a named case for the right check. What cannot be expressed: docs/tail-calls.md."""
 
-import inspect
-from functools import cache
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -15,10 +12,8 @@ from backends.native import NativeBackend
 from backends.progs import NativeProgs
 from backends.tests import tail_doubles as doubles
 from backends.x86_64.jit import Options, X8664Jit
-from harness.case import Case, load_file
 from harness.suite import Suite
-
-CASES: Final = Path(__file__).resolve().parent.parent.parent / "cases" / "tail_calls"
+from harness.tests.catching import CASES, assert_caught, case_of, cases_of, classes_of
 
 # (broken engine or update, the check that says what is wrong, the case that shows it).
 Double = type[X8664Jit | Arm64Jit | NativeProgs]
@@ -68,32 +63,13 @@ def backend_of(double: Double) -> NativeBackend:
     return NativeBackend("double", X8664Jit(Options(tail=tail)), double)
 
 
-@cache
-def cases_of(file: str) -> dict[str, Case]:
-    loaded = load_file(CASES / file, shown=f"cases/tail_calls/{file}")
-    assert not loaded.errors
-    return {case.name: case for case in loaded.cases}
-
-
-def case_of(name: str) -> Case:
-    file, _, case = name.partition("::")
-    return cases_of(file)[case]
-
-
 @pytest.mark.parametrize(("double", "check", "case"), ROWS, ids=[row[0].__name__ for row in ROWS])
 def test_a_case_catches_the_double(double: Double, check: str, case: str) -> None:
-    result = Suite().judge(case_of(case), backend_of(double))
-    assert result.status == "failed", result.reason
-    assert result.mismatches[0].check == check, result.mismatches[0]
+    assert_caught(Suite().judge(case_of(f"tail_calls/{case}"), backend_of(double)), check)
 
 
 def test_no_double_is_left_out() -> None:
-    found = {
-        one
-        for name, one in inspect.getmembers(doubles, inspect.isclass)
-        if one.__module__ == doubles.__name__ and not name.startswith("_")
-    }
-    assert {row[0] for row in ROWS} == found - {doubles.X86Double, doubles.Arm64Double}
+    assert {row[0] for row in ROWS} == classes_of(doubles) - {doubles.X86Double, doubles.Arm64Double}
 
 
 def test_every_check_of_tail_calls_catches_some_double() -> None:
@@ -117,8 +93,8 @@ def test_every_case_on_every_lowering(arch: str, tail: Tail) -> None:
     suite, backend = Suite(), NativeBackend("lowering", compiler)
     failed = [
         f"{path.name}::{case.name}: {result.mismatches[0].got}"
-        for path in sorted(CASES.glob("*.yaml"))
-        for case in cases_of(path.name).values()
+        for path in sorted((CASES / "tail_calls").glob("*.yaml"))
+        for case in cases_of(f"tail_calls/{path.name}")
         if (result := suite.judge(case, backend)).status != "passed"
     ]
     assert failed == []
