@@ -473,12 +473,7 @@ def parser() -> argparse.ArgumentParser:
 
     runs = commands.add_parser("run", help="run cases on back ends and write reports/", allow_abbrev=False)
     runs.add_argument("paths", nargs="*", metavar="PATH", help="case files, folders, FILE::CASE (default: cases/)")
-    runs.add_argument(
-        "--backend",
-        action="append",
-        metavar="NAME",
-        help=f"a back end, may be repeated (default: {', '.join(BUILT_IN)}; all: {names})",
-    )
+    _backend_option(runs, f"a back end, may be repeated (default: {', '.join(BUILT_IN)}; all: {names})")
     runs.add_argument(
         "--format", choices=("yaml", "bpf-conformance"), default="yaml", help="what PATH holds (default: yaml cases)"
     )
@@ -571,31 +566,27 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     goldens.set_defaults(do=golden)
 
     sweeps = commands.add_parser("sweep", help="random programs on every back end", allow_abbrev=False)
-    sweeps.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one program each")
-    sweeps.add_argument(
-        "--backend", action="append", metavar="NAME", help=f"may be repeated (default: {', '.join(BUILT_IN)})"
-    )
+    _seeds_argument(sweeps, "a seed, or FIRST-LAST: one program each")
+    _backend_option(sweeps, f"may be repeated (default: {', '.join(BUILT_IN)})")
     _kernel_options(sweeps)
     sweeps.set_defaults(do=sweep)
 
     prototypes = commands.add_parser("abi-sweep", help="random C prototypes through gcc and clang", allow_abbrev=False)
-    prototypes.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one prototype each")
+    _seeds_argument(prototypes, "a seed, or FIRST-LAST: one prototype each")
     prototypes.add_argument(
         "--compiler",
         action="append",
         metavar="COMMAND",
         help="a gcc or clang, may be repeated (default: those that are here)",
     )
-    prototypes.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU)")
+    _jobs_option(prototypes, "one for each CPU")
     prototypes.set_defaults(do=abi_sweep)
 
     trampolines = commands.add_parser(
         "trampoline-sweep", help="prototypes through trampolines, ours and Linux's", allow_abbrev=False
     )
-    trampolines.add_argument("seeds", metavar="SEEDS", help="a seed from 1, or FIRST-LAST: one call each")
-    trampolines.add_argument(
-        "--backend", action="append", metavar="NAME", help="linux-x86_64, linux-arm64; may be repeated (default: none)"
-    )
+    _seeds_argument(trampolines, "a seed from 1, or FIRST-LAST: one call each")
+    _backend_option(trampolines, "linux-x86_64, linux-arm64; may be repeated (default: none)")
     trampolines.add_argument(
         "--target",
         choices=("kernel", "bpf", "struct_ops"),
@@ -608,26 +599,16 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     graphs = commands.add_parser(
         "tail-sweep", help="random programs that tail call each other, in every lowering", allow_abbrev=False
     )
-    graphs.add_argument("seeds", metavar="SEEDS", help="a seed, or FIRST-LAST: one graph of programs each")
-    graphs.add_argument(
-        "--backend",
-        action="append",
-        metavar="NAME",
-        help="may be repeated (default: interp and both JITs, each lowering)",
-    )
+    _seeds_argument(graphs, "a seed, or FIRST-LAST: one graph of programs each")
+    _backend_option(graphs, "may be repeated (default: interp and both JITs, each lowering)")
     graphs.add_argument("--cases", metavar="FILE", help="run nothing: write the graphs to FILE as cases")
-    graphs.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each CPU; 1 with a kernel)")
+    _jobs_option(graphs, "one for each CPU; 1 with a kernel")
     _kernel_options(graphs)
     graphs.set_defaults(do=tail_sweep)
 
     reads = commands.add_parser("stats", help="how often a tail call reads memory, by lowering", allow_abbrev=False)
     reads.add_argument("--json", action="store_true", help="as data, every part of a prog array by itself")
-    reads.add_argument(
-        "--backend",
-        action="append",
-        metavar="NAME",
-        help="a kernel's code as well: linux-x86_64, linux-arm64, linux-host",
-    )
+    _backend_option(reads, "a kernel's code as well: linux-x86_64, linux-arm64, linux-host")
     _kernel_options(reads)
     reads.set_defaults(do=stats)
 
@@ -643,6 +624,18 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     _arch_option(compares)
     _kernel_options(compares)
     compares.set_defaults(do=compare)
+
+
+def _seeds_argument(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("seeds", metavar="SEEDS", help=what)
+
+
+def _backend_option(command: argparse.ArgumentParser, what: str) -> None:
+    command.add_argument("--backend", action="append", metavar="NAME", help=what)
+
+
+def _jobs_option(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument("--jobs", type=int, metavar="N", help=f"processes (default: {default})")
 
 
 def _arch_option(command: argparse.ArgumentParser) -> None:
