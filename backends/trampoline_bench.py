@@ -34,6 +34,7 @@ _NOTED: Final = {
     "x86_64": ("rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax"),
 }
 RECORDS_BYTES: Final = 0x1_0000
+_VECTORS: Final = {"arm64": "v", "x86_64": "xmm"}
 _LEAVES: Final = ("bl", "blr", "br", "ret", "call")  # what may be followed by the insn that a callee returns to
 
 
@@ -153,6 +154,8 @@ class TrampolineBench:
         self._scratch = self._cpu.regs(self._scratch_names)
         self._flags = self._cpu.regs([self._cpu.flags])
         self._result = self._cpu.regs([self._abi.result])
+        self._vector_names = [f"{_VECTORS[arch]}{number}" for number in range(trampoline_code.VECTOR_REGISTERS)]
+        self._vectors = self._cpu.wide_regs(self._vector_names)
         self._sp_pc = self._cpu.regs([self._abi.sp, "pc" if arch == "arm64" else "rip"])
         self._pads = {emu.PADS_BASE + n * emu.PAD_STRIDE: name for n, name in enumerate(HOOKS)}
 
@@ -244,16 +247,19 @@ class TrampolineBench:
         values = {name: _POISON + n for n, name in enumerate(self._names)}
         self._caller_sp = emu.STACK_TOP - 0x400
         values[self._abi.sp] = self._caller_sp - self._abi.return_address_bytes
+        vectors = {name: bytearray([_FILL]) * emu.WideRegFile.BYTES for name in self._vector_names}
         area = bytearray(b"\xb5" * self._truth.stack_bytes)
         for placed, raw in zip(self._truth.args, self._args, strict=True):
             for piece in placed.pieces:
                 part = raw[piece.at : piece.at + piece.size]
-                if isinstance(piece.where, InReg):
+                if not isinstance(piece.where, InReg):
+                    area[piece.where.off : piece.where.off + len(part)] = part
+                elif piece.where.reg in vectors:
+                    vectors[piece.where.reg][: len(part)] = part
+                else:
                     low = int.from_bytes(part, "little")
                     mask = (1 << 8 * len(part)) - 1
                     values[piece.where.reg] = low | values[piece.where.reg] & ~mask
-                else:
-                    area[piece.where.off : piece.where.off + len(part)] = part
         self._cpu.write(self._caller_sp, bytes(area))
         if self.arch == "arm64":
             values["x30"] = emu.STOP
@@ -264,6 +270,7 @@ class TrampolineBench:
         self._cpu.write(trampoline_code.RECORDS, bytes([_UNTOUCHED]) * RECORDS_BYTES)
         self._write_result()
         self._regs.write([values[name] for name in self._names])
+        self._vectors.write(map(bytes, vectors.values()))
 
     def _write_result(self) -> None:
         """What a C function takes its result from."""
@@ -508,6 +515,9 @@ class TrampolineBench:
             return
         stack = record[EIGHTBYTE * trampoline_code.STACK :]
         regs = {reg: record[EIGHTBYTE * index :][:EIGHTBYTE] for index, reg in enumerate(_NOTED[self.arch])}
+        size = emu.WideRegFile.BYTES
+        vectors = record[EIGHTBYTE * trampoline_code.VECTORS :]
+        regs |= {reg: vectors[size * index :][:size] for index, reg in enumerate(self._vector_names)}
         for placed, wanted in zip(self._truth.args, self._args, strict=True):
             yield _passed(placed, _fetched(placed, regs, stack), wanted)
 

@@ -31,6 +31,8 @@ _WORD: Final = 8
 _ENDBR, _NOP5 = bytes.fromhex("f30f1efa"), bytes.fromhex("0f1f440000")  # Intel SDM, "ENDBR64", "NOP"
 _MOV_X9_X30, _NOP, _BL = 0xAA1E_03E9, 0xD503_201F, 0x9400_0000  # Arm ARM, "MOV", "NOP", "BL"
 _X86_CALL, _X86_JMP = 0xE8, 0xE9  # Intel SDM, "CALL", "JMP"
+_STR_Q: Final = 0x3D80_0000  # Arm ARM, "STR (immediate, SIMD&FP)", 128 bits, unsigned offset
+_MOVUPS_R11: Final = bytes.fromhex("410f11")  # Intel SDM, "MOVUPS", to [r11 + disp32]
 
 # What a program or function notes, 8 bytes each.
 RECORDS: Final = 0x5000_0000
@@ -38,8 +40,9 @@ RECORD_BYTES: Final = 0x400
 # Of a program: the meta word, the traced function's address, the session cookie's address and value, then ctx.
 META, FUNC_IP, COOKIE_AT, COOKIE, CTX = range(5)
 NEW_COOKIE: Final = 0xC00C_1E00  # plus the program's number: what it leaves in its session cookie
-# Of a C function: registers, then what it has to give back, then its stack arguments.
-REGISTERS, RESULT, STACK = 0, 10, 16
+# Of a C function: registers, then what it has to give back, then its stack arguments, then vector registers of two words each.
+REGISTERS, RESULT, STACK, VECTORS = 0, 10, 16, 96
+VECTOR_REGISTERS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,8 @@ def _arm64_function(stack_words: int, *, destroys: bool) -> bytes:
     words = [a64.stp_push(fp, link, sp, -32), a64.add_rri[64](fp, sp, 0)]
     words += [a64.str_rm(19, sp, 16), a64.str_rm(20, sp, 24), *arm64.mov_imm64(record, record_of(-1))]
     words += [a64.str_rm(reg, record, _WORD * (REGISTERS + reg)) for reg in range(9)]
+    at = VECTORS // 2
+    words += [_STR_Q | at + reg << 10 | record << 5 | reg for reg in range(VECTOR_REGISTERS)]
     for index in range(stack_words):
         at = 32 + _WORD * index
         words += [a64.ldr_rm(temporary, fp, at), a64.str_rm(temporary, record, _WORD * (STACK + index))]
@@ -223,6 +228,8 @@ def _x86_64_function(stack_words: int, *, destroys: bool) -> bytes:
     code += x86_64.mov_const(record, record_of(-1))
     for index, reg in enumerate((Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX, Gpr.R8, Gpr.R9, Gpr.RAX)):
         code += x86.mov_m64r(Mem(record, _WORD * (REGISTERS + index)), reg)
+    for number in range(VECTOR_REGISTERS):
+        code += _MOVUPS_R11 + struct.pack("<Bi", 0x83 | number << 3, _WORD * (VECTORS + 2 * number))
     for index in range(stack_words):
         argument = Mem(Gpr.RBP, 16 + _WORD * index)
         code += x86.mov_rm64(Gpr.RAX, argument) + x86.mov_m64r(Mem(record, _WORD * (STACK + index)), Gpr.RAX)

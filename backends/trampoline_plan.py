@@ -46,11 +46,16 @@ def size(ctype: CType, model: DataModel) -> int:
         return 0
 
 
-def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model: DataModel) -> None:
-    """What no trampoline is made for, on either architecture. Raises RefusedError. TR-90 to TR-95."""
+def check(
+    proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model: DataModel, rules: "Placement"
+) -> None:
+    """What no trampoline is made for, on either architecture. Raises RefusedError. TR-90 to TR-95.
+
+    `full` also refuses what is not in general registers or on the stack, where Linux 7.2 looks at kinds alone.
+    """
     name, result = proto.name, bare(proto.result)
     if target is Target.STRUCT_OPS:
-        _check_member(proto, mode, model)
+        _check_member(proto, mode, model, rules)
         return
     if proto.variadic:
         raise RefusedError("load", EINVAL, f"The function {name} with variable args is unsupported.")
@@ -59,13 +64,16 @@ def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model
     bytes_back = size(result, model)
     if not isinstance(result, CInt | CPtr | CVoid | CStruct):
         raise RefusedError("load", EINVAL, f"The function {name} return type {kind_word(result)} is unsupported.")
-    if isinstance(result, CStruct) and (mode is Mode.LINUX or not 0 < bytes_back <= MAX_ARG_BYTES):
+    if isinstance(result, CStruct) and (
+        mode is Mode.LINUX or not 0 < bytes_back <= MAX_ARG_BYTES or rules.in_memory(result) or rules.in_vectors(result)
+    ):
         raise RefusedError("load", EINVAL, f"The function {name} return type {kind_word(result)} is unsupported.")
     for number, param in enumerate(proto.params):
         ctype, length = bare(param.type), size(param.type, model)
         if isinstance(ctype, CStruct) and ctype.members is not None and length == 0:
             raise RefusedError("load", EINVAL, f"The function {name} has malformed void argument.")
-        if not isinstance(ctype, CInt | CPtr | CStruct) or not 0 < length <= MAX_ARG_BYTES:
+        fits = isinstance(ctype, CInt | CPtr | CStruct) and 0 < length <= MAX_ARG_BYTES
+        if not fits or (mode is Mode.FULL and rules.in_vectors(ctype)):
             raise RefusedError(
                 "load", EINVAL, f"The function {name} arg{number} type {kind_word(ctype)} is unsupported."
             )
@@ -76,11 +84,11 @@ def check(proto: Proto, kinds: Sequence[Kind], mode: Mode, target: Target, model
         raise RefusedError("load", EINVAL, "can't modify return codes of BPF programs")
 
 
-def _check_member(proto: Proto, mode: Mode, model: DataModel) -> None:
+def _check_member(proto: Proto, mode: Mode, model: DataModel, rules: "Placement") -> None:
     """What is not registered as a member of a struct, with no message; Linux 7.2 takes no pointer to anything but a struct back."""
     returned = bare(proto.result)
     try:
-        check(proto, (Kind.STRUCT_OPS,), mode, Target.KERNEL, model)
+        check(proto, (Kind.STRUCT_OPS,), mode, Target.KERNEL, model, rules)
     except RefusedError:
         raise RefusedError("target", EINVAL, "") from None
     if mode is Mode.LINUX and isinstance(returned, CPtr) and not isinstance(bare(returned.to), CStruct):
@@ -124,14 +132,15 @@ class Placement:
     """What decides where an argument of at most 16 bytes is. TR-22, with what 7.2 does not know; not the layouts of abi.py,
     so that one may judge the other.
 
-    `is_wide`: aligned to 16 where it matters. `in_memory`: on the stack even if registers are free. `empty`: of padding only,
-    and not passed.
+    `is_wide`: aligned to 16 where it matters. `in_memory`: on the stack even if registers are free, and returned through a
+    pointer. `in_vectors`: some of it goes to a vector register while there is one. `empty`: of padding only, and not passed.
     """
 
     assumed: Assumed
     pairs: bool  # a wide argument starts at an even register
     is_wide: Callable[[CType], bool]
     in_memory: Callable[[CType], bool]
+    in_vectors: Callable[[CType], bool]
     empty: Callable[[CType, int], bool]
 
 
@@ -206,12 +215,12 @@ def plan_of(
     """What a trampoline on a function has to know. Raises RefusedError, for the first program where it is not of a later one."""
     exact = mode is Mode.FULL
     proto = proto if exact else as_believed(proto, target)
-    check(proto, kinds[:1], mode, target, model)
+    check(proto, kinds[:1], mode, target, model, rules)
     if not exact:
         found = assumed_plan(proto, model, rules.assumed)
     elif target is Target.BPF:
         found = bpf_plan(proto, model, rules.assumed)
     else:
         found = full_plan(proto, model, rules)
-    check(proto, kinds, mode, target, model)
+    check(proto, kinds, mode, target, model, rules)
     return replace(found, target=target, exact=exact)

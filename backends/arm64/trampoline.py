@@ -21,18 +21,30 @@ from backends.trampoline import (
     meta_of,
 )  # fmt: skip
 from backends.trampoline_plan import Assumed, Placement, check_target, plan_of
-from harness.isa.ctypes import ARM64, natural_of, rounded_up
+from harness.isa.ctypes import ARM64, CFloat, CType, CVector, leaves, natural_of, rounded_up, size_of
 from harness.isa.proto import Proto
 
 # Linux 7.2 accepts one slot more than ctx has arguments for (TB-09): it does not count them.
 MODEL: Final = ARM64
 ASSUMED: Final = Assumed(tuple(f"x{n}" for n in range(8)), "sp", stops=True, most_slots=2 * MAX_ARGS)
+
+
+def _homogeneous(ctype: CType) -> bool:
+    """AAPCS64, C.2, for at most 16 bytes: one to four equal floats or vectors, and nothing else, no gap either."""
+    found = list(leaves(ctype, MODEL))
+    kinds = {(type(leaf.type), leaf.size_bits) for leaf in found}
+    floats = all(isinstance(leaf.type, CFloat | CVector) for leaf in found)
+    ends = {leaf.at_bit: leaf.at_bit + leaf.size_bits for leaf in found}
+    return floats and len(kinds) == 1 and 1 <= len(ends) <= 4 and max(ends.values()) == 8 * size_of(ctype, MODEL)
+
+
 # AAPCS64, C.10 and C.14: natural alignment counts, so that an attribute on the whole type does not.
 RULES: Final = Placement(
     ASSUMED,
     pairs=True,
     is_wide=lambda ctype: natural_of(ctype, MODEL) > EIGHTBYTE,
     in_memory=lambda ctype: False,
+    in_vectors=_homogeneous,
     empty=lambda ctype, at: False,
 )
 INCOMING: Final = 32  # from X29 to the stack arguments: two frame records. TR-25

@@ -127,6 +127,43 @@ def test_results_that_full_knows(arch: str) -> None:
             assert run(arch, scenario(text, [Step(kind)])) == []
 
 
+FLOATING = {
+    # prototype: on which architectures `full` refuses it, by hand from AAPCS64, C.2, and psABI 3.2.3
+    "int f(struct {float a;} b)": ["arm64", "x86_64"],
+    "int f(struct {float a, b, c, d;} b)": ["arm64", "x86_64"],
+    "int f(struct {float a[3];} b)": ["arm64", "x86_64"],
+    "int f(struct {float a; double b;} b)": ["x86_64"],
+    "int f(struct {float a; int b;} b)": [],
+    "int f(struct {float a, b, c; int d;} b)": ["x86_64"],
+    "int f(struct {double a; long b;} b)": ["x86_64"],
+    "int f(struct {u8 a; float b;} __attribute__((packed)) b)": [],
+    "int f(union {float a; int b;} b)": [],
+    "int f(struct {long double a;} b)": ["arm64"],
+    "int f(struct {int a __attribute__((vector_size(8)));} b)": ["arm64", "x86_64"],
+    "int f(struct {int a __attribute__((vector_size(16)));} b)": ["arm64", "x86_64"],
+    "struct {double a;} f(int a)": ["arm64", "x86_64"],
+    "struct {double a; long b;} f(int a)": ["x86_64"],
+    "struct {long double a;} f(int a)": ["arm64", "x86_64"],
+    "struct {u8 a; u64 b;} __attribute__((packed)) f(int a)": ["x86_64"],
+}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("text", FLOATING)
+def test_what_is_not_in_general_registers(text: str, arch: str) -> None:
+    """Refused; the rest is right. Linux 7.2 looks at the kind, and is not run off the rails by what it has wrong."""
+    call = scenario(text, [Step(Kind.FENTRY)])
+    if arch in FLOATING[text]:
+        with pytest.raises(RefusedError, match="unsupported"):
+            PLANS[arch](call.proto, [Kind.FENTRY], Mode.FULL)
+    else:
+        assert run(arch, call) == []
+    if not text.startswith("struct"):
+        wrong = arch in FLOATING[text]
+        memory = arch == "x86_64" and ("packed" in text or "long double" in text)
+        assert run(arch, call, Mode.LINUX) == ([CTX] if wrong or memory else [])
+
+
 # --- programs
 
 ORDERS: dict[str, tuple[Sequence[Step], str]] = {

@@ -21,17 +21,30 @@ from backends.trampoline_plan import Assumed, Placement, check_target, plan_of
 from backends.x86_64 import encode as x86
 from backends.x86_64 import lower
 from backends.x86_64.encode import Cond, Gpr, Mem
-from harness.isa.ctypes import X86_64, CStruct, CType, align_of, bare, leaves, rounded_up
+from harness.isa.ctypes import X86_64, CFloat, CStruct, CType, CVector, align_of, bare, leaves, rounded_up
 from harness.isa.proto import Proto
 
 MODEL: Final = X86_64
 ASSUMED: Final = Assumed(("rdi", "rsi", "rdx", "rcx", "r8", "r9"), "rsp", stops=False, most_slots=MAX_ARGS)
+_X87: Final = CFloat("long double", 16)
 
 
-def _misaligned(ctype: CType) -> bool:
-    """PsABI 3.2.3: a struct with a field that is not at a multiple of its size is in memory."""
-    fields = leaves(bare(ctype), MODEL) if isinstance(bare(ctype), CStruct) else ()
-    return any(field.at_bit % field.size_bits for field in fields if not field.is_bits)
+def _in_memory(ctype: CType) -> bool:
+    """PsABI 3.2.3: a struct with a field that is not at a multiple of its size, or with a `long double`, is in memory."""
+    fields = [*leaves(bare(ctype), MODEL)] if isinstance(bare(ctype), CStruct) else []
+    x87 = any(field.type == _X87 for field in fields)
+    return x87 or any(field.at_bit % field.size_bits for field in fields if not field.is_bits)
+
+
+def _in_vectors(ctype: CType) -> bool:
+    """PsABI 3.2.3: an eightbyte of nothing but floats and vectors has the class SSE."""
+    if _in_memory(ctype):
+        return False
+    words: dict[int, bool] = {}
+    for field in leaves(ctype, MODEL):
+        for word in range(field.at_bit // 64, (field.at_bit + field.size_bits - 1) // 64 + 1):
+            words[word] = words.get(word, True) and isinstance(field.type, CFloat | CVector)
+    return any(words.values())
 
 
 def _padding(ctype: CType, at: int) -> bool:
@@ -46,7 +59,8 @@ RULES: Final = Placement(
     ASSUMED,
     pairs=False,
     is_wide=lambda ctype: align_of(ctype, MODEL) > EIGHTBYTE,
-    in_memory=_misaligned,
+    in_memory=_in_memory,
+    in_vectors=_in_vectors,
     empty=_padding,
 )
 RUN_CONTEXT: Final = 16
