@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from harness.isa import opcodes as op
 from harness.isa.asm import Source, assemble
 from harness.isa.disasm import op_text
-from harness.isa.insn import Branch, Hole, Imm, Insn, Prog, Subprog, Undefined, decode
+from harness.isa.insn import Branch, CallKfunc, Hole, Imm, Insn, Prog, Subprog, Undefined, decode
 from harness.isa.objdump import objdump_text
 
 REGS = st.integers(0, 10)
@@ -52,6 +52,8 @@ def test_as_the_log_has_it(found: tuple[Insn, ...]) -> None:
     (first, *_) = decode(found)
     if isinstance(first, Branch) and first.bits == 64 and isinstance(first.src, Imm) and first.src.value < 0:
         return  # the log has 0xffffffff for -1, which is another number to a comparison of 64 bits
+    if isinstance(first, CallKfunc):
+        return  # named by a number of the kernel's BTF, which text has not
     text = op_text(first)
     assert assemble([Source("main", text)]).prog.insns == (found if not isinstance(first, Undefined) else found[:1])
 
