@@ -1,16 +1,51 @@
 """Trampolines as a back end offers them: made, run in the emulator and judged."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.arm64 import trampoline as arm64
-from backends.trampoline import Maker, Mode, Plan, Planner, RefusedError
+from backends.trampoline import Kind, Maker, Mode, Plan, Planner, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places
 from backends.x86_64 import trampoline as x86_64
 
 PLANS: Final[Mapping[str, Planner]] = {"arm64": arm64.plan, "x86_64": x86_64.plan}
 MAKERS: Final[Mapping[str, type[Maker]]] = {"arm64": arm64.Arm64Trampoline, "x86_64": x86_64.X8664Trampoline}
+
+
+# Linux 7.2.13, measured: what runs in one trampoline, a session on both sides. include/linux/bpf.h, BPF_MAX_TRAMP_LINKS. TR-54
+MOST_RUNS: Final = {"arm64": 37, "x86_64": 36}
+PAGE_BYTES: Final = 4096
+_FEW: Final = 25  # runs that always fit
+E2BIG: Final = 7
+
+
+def linux_plan(arch: str, call: Scenario) -> Plan:
+    """What Linux 7.2's trampoline has to know. Raises RefusedError, also for the first program that has no room."""
+    kinds = [step.kind for step in call.steps]
+
+    def planned(count: int) -> Plan:
+        return PLANS[arch](call.proto, kinds[:count], Mode.LINUX, call.target, tail_call=call.tail_call)
+
+    if _runs(kinds) > _FEW:
+        for count in range(1, len(kinds)):
+            _check_room(arch, planned(count), call, count)
+    plan = planned(len(kinds))
+    if _runs(kinds) > _FEW:
+        _check_room(arch, plan, call, len(kinds))
+    return plan
+
+
+def _runs(kinds: Sequence[Kind]) -> int:
+    return sum(2 if kind is Kind.FSESSION else 1 for kind in kinds)
+
+
+def _check_room(arch: str, plan: Plan, call: Scenario, count: int) -> None:
+    if _runs([step.kind for step in call.steps[:count]]) <= MOST_RUNS[arch]:
+        attached = replace(call.attached, programs=call.attached.programs[:count])
+        if MAKERS[arch]().page_bytes(plan, attached) <= PAGE_BYTES:
+            return
+    raise RefusedError("attach", E2BIG, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +69,13 @@ class Tracer:
     def trace(self, call: Scenario, mode: Mode) -> Traced | RefusedError:
         """One call of a traced function."""
         try:
-            kinds = [step.kind for step in call.steps]
-            plan = self._plan(call.proto, kinds, mode, call.target, tail_call=call.tail_call)
+            plan = linux_plan(self.arch, call) if mode is Mode.LINUX else self._full_plan(call)
         except RefusedError as refusal:
             return refusal
         code = self._maker().make(plan, call.attached, places(self.arch, call.target))
         self._bench = self._bench or TrampolineBench(self.arch)
         return Traced(self._bench.run(call, code), plan, code)
+
+    def _full_plan(self, call: Scenario) -> Plan:
+        kinds = [step.kind for step in call.steps]
+        return self._plan(call.proto, kinds, Mode.FULL, call.target, tail_call=call.tail_call)

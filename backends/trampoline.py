@@ -185,6 +185,10 @@ class Maker(Protocol):
         """The native code for `places`."""
         ...
 
+    def page_bytes(self, plan: Plan, attached: Attached) -> int:
+        """What Linux 7.2 takes the code to need before it makes it: at most a page, or it is refused."""
+        ...
+
 
 def gives_result(plan: Plan, attached: Attached) -> bool:
     """Whether there is a place for a result: the original's, or a struct_ops program's. TR-35."""

@@ -27,6 +27,7 @@ REFUSED_TYPES: Final = ("float", "struct {u64 a, b; u8 c;}", "struct {}", "doubl
 RESULTS: Final = ("u64", "void", "int", "u8", "void *", "__int128", "struct {int a, b;}", "struct {u64 a, b;}")
 COOKIES: Final = (1, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFFF_8000_0000, 0x0123_4567_89AB_CDEF, (1 << 64) - 1)
 MAX_GRID_SCALARS: Final = 11
+MANY: Final = (17, 30, 36, 37, 38)
 _RESULT: Final = 0x8877_6655_4433_2211_FFEE_DDCC_BBAA_9988
 
 
@@ -90,7 +91,10 @@ def call_of(seed: int, target: Target = Target.KERNEL) -> Scenario:
         types[rng.randrange(len(types))] = rng.choice(REFUSED_TYPES)
     result = rng.choice(RESULTS) if rng.random() < 0.3 else "u64"
     steps = [Step(rng.choice(TRACING)) for _ in range(rng.choice((1, 1, 2, 3, 5)))]
-    return scenario(proto_of(types, result), steps, func_ip=rng.random() < 0.2)
+    func_ip = rng.random() < 0.2
+    if rng.random() < 0.01:  # as many as have no room in Linux, and almost as many
+        steps = (steps * MANY[-1])[: rng.choice(MANY)]
+    return scenario(proto_of(types, result), steps, func_ip=func_ip)
 
 
 def _member_call_of(seed: int) -> Scenario:

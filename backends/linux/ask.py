@@ -1,6 +1,7 @@
 """One program put to a running kernel: loaded, run once, read back; everything it said, as plain data."""
 
 import errno
+import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from typing import Final
 from backends.base import Entries, Job
 from backends.linux import bpf
 from backends.linux.syscalls import Done, Kernel, Syscall, close
+from backends.trampoline import RefusedError
 from harness.isa import btf
 from harness.isa.ctypes import CInt, CPtr, CVoid, Param
 from harness.isa.insn import CallKfunc, LdImm64, Prog, Subprog
@@ -17,6 +19,7 @@ from harness.isa.opcodes import MAP_INDEX, MAP_INDEX_VALUE, MASK32
 from harness.isa.proto import Proto
 
 LINE_FILE: Final = "cc"  # the file name of our line_info: it marks the lines that the log owes to it
+_SHORTAGES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _OUR_LINE: Final = re.compile(rf"^; .*@ {LINE_FILE}:\d+\n", re.MULTILINE)
 _INSN: Final = re.compile(r"^(\d+): (?:\([0-9a-f]{2}\)|BUG_)", re.MULTILINE)  # BUG: no insn that it can print
 _PROCESSED: Final = re.compile(r"^processed (\d+) insns", re.MULTILINE)
@@ -72,6 +75,13 @@ def last_words(log: str) -> str:
     log = log.split("\nVerification failed", 1)[0]
     lines = [line for line in log.split("\n") if line.strip() and not STATISTICS.match(line)]
     return lines[-1] if lines else ""
+
+
+def refused(at: str, ret: int, message: str = "") -> RefusedError:
+    """What a negative result says of a trampoline. Raises OSError where the kernel ran short of something, which says nothing."""
+    if -ret in _SHORTAGES:
+        raise OSError(-ret, os.strerror(-ret))
+    return RefusedError(at, -ret, message)
 
 
 @dataclass(frozen=True, slots=True)

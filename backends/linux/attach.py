@@ -10,7 +10,7 @@ from errno import EINVAL
 from typing import Final
 
 from backends.linux import bpf, structmod
-from backends.linux.ask import last_words
+from backends.linux.ask import last_words, refused
 from backends.linux.kmod import Module, ModuleError
 from backends.linux.modules import ModuleLoader, UnavailableError, btf_of
 from backends.linux.natives import ENTRY_BYTES, MoveError, Native, uses_of, whole_image
@@ -23,7 +23,9 @@ from harness.isa import btf
 from harness.isa.ctypes import CInt
 from harness.isa.proto import Proto
 
-MAX_AT_ONCE: Final = 192  # requests that are attached at a time, so that descriptors do not run out
+# What is attached at a time, so that descriptors do not run out: requests, and programs of them.
+MAX_AT_ONCE: Final = 192
+MAX_PROGRAMS: Final = 512
 IMAGE_BYTES: Final = 4096  # a trampoline has a page at most
 GET_FUNC_IP: Final = 173  # include/uapi/linux/bpf.h, enum bpf_func_id
 NAME: Final = "callconv_traced"
@@ -106,8 +108,8 @@ class Attacher:
             asked = [one for one in dict.fromkeys([*self._announced, request]) if one not in self._made]
             self._made |= {one: why for one in asked if (why := why_untold(one.proto))}
             asked = [one for one in asked if one not in self._made]
-            for at in range(0, len(asked), MAX_AT_ONCE):
-                self._make_all(asked[at : at + MAX_AT_ONCE])
+            for requests in parts(asked):
+                self._make_all(requests)
         found = self._made[request]
         if isinstance(found, str):
             raise UnavailableError(found)
@@ -127,6 +129,13 @@ class Attacher:
 
     def _make(self, requests: Sequence[Request]) -> None:
         opened: list[int] = []
+        try:
+            self._make_open(requests, opened)
+        finally:
+            self._kernel.batch([Syscall("close", (one,)) for one in opened])
+
+    def _make_open(self, requests: Sequence[Request], opened: list[int]) -> None:
+        """What stays open goes to `opened`."""
         goals = self._in_module([one for one in requests if one.target is Target.KERNEL], opened)
         goals |= self._in_programs([one for one in requests if one.target is Target.BPF], opened)
         goals |= self._in_structs([one for one in requests if one.target is Target.STRUCT_OPS], opened)
@@ -147,7 +156,6 @@ class Attacher:
         for request, goal in goals.items():
             if request not in self._made:
                 self._made[request] = self._read(request, goal, programs[request], symbols, hooks)
-        self._kernel.batch([Syscall("close", (one,)) for one in opened])
 
     def _read(
         self,
@@ -235,9 +243,9 @@ class Attacher:
             raise RefusedError("target", EINVAL, "")  # the struct was not registered
         opened.append(made.ret)
         if loaded.ret < 0:
-            raise RefusedError("load", -loaded.ret, last_words(bpf.load_log(loaded)))
+            raise refused("load", loaded.ret, last_words(bpf.load_log(loaded)))
         if filled.ret < 0:
-            raise RefusedError("attach", -filled.ret, "")
+            raise refused("attach", filled.ret)
         return bpf.read_prog_info(info, len(insns)).funcs[0][0]
 
     def _names(self, count: int) -> list[str]:
@@ -268,9 +276,9 @@ class Attacher:
             [bpf.prog_load(load), bpf.prog_info(0, len(insns)), bpf.link_create(0, kind.value, cookie), close(0)]
         )
         if loaded.ret < 0:
-            raise RefusedError("load", -loaded.ret, last_words(bpf.load_log(loaded)))
+            raise refused("load", loaded.ret, last_words(bpf.load_log(loaded)))
         if attached.ret < 0:
-            raise RefusedError("attach", -attached.ret, "")
+            raise refused("attach", attached.ret)
         links.append(attached.ret)
         return bpf.read_prog_info(info, len(insns)).funcs[0][0]
 
@@ -295,6 +303,21 @@ class Attacher:
             rows = [struct.unpack_from("<IIQQQQ", head, at + 56 * n) for n in range(min(count, (4096 - at) // 56))]
             self._kcore = [(address, size, offset) for kind, _, offset, address, _, size in rows if kind == 1]
         return self._kcore
+
+
+def parts(requests: Iterable[Request]) -> Iterator[list[Request]]:
+    """As many as may be attached at a time."""
+    part: list[Request] = []
+    programs = 0
+    for request in requests:
+        count = len(request.kinds)
+        if part and (len(part) == MAX_AT_ONCE or programs + count > MAX_PROGRAMS):
+            yield part
+            part, programs = [], 0
+        part.append(request)
+        programs += count
+    if part:
+        yield part
 
 
 def _read_at(kernel: Kernel, path: str, offset: int, size: int) -> bytes:

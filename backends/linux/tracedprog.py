@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from backends.linux import bpf
-from backends.linux.ask import last_words
+from backends.linux.ask import last_words, refused
 from backends.linux.models import MODELS
 from backends.linux.syscalls import Kernel, Syscall, close
-from backends.trampoline import RefusedError
 from harness.isa import btf
 from harness.isa.ctypes import CInt, CPtr, CVoid, Param
 from harness.isa.proto import Proto
@@ -53,7 +52,7 @@ def load(kernel: Kernel, proto: Proto, *, tail_call: bool) -> TracedProg:
     done = kernel.batch(calls)
     loaded = done[at]
     if loaded.ret < 0:
-        raise RefusedError("target", -loaded.ret, last_words(bpf.load_log(loaded)))
+        raise refused("target", loaded.ret, last_words(bpf.load_log(loaded)))
     address, code = bpf.read_prog_info(done[at + 1], len(rows)).funcs[1]
     pad = len(_ENDBR) if kernel.arch == "x86_64" and code.startswith(_ENDBR) else 0
     return TracedProg(loaded.ret, bpf.prog_id(done[at + 1]), ids[1], address, address + pad + _PATCHED[kernel.arch])

@@ -9,8 +9,8 @@ from backends.base import Died, Unsupported
 from backends.decode import disassemble
 from backends.linux.attach import Made, Request
 from backends.linux.natives import MoveError, Native, moved, uses_of
-from backends.tracing import MAKERS, PLANS
-from backends.trampoline import Attached, Mode, Program, RefusedError
+from backends.tracing import MAKERS, linux_plan
+from backends.trampoline import Attached, Program, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places
 
 
@@ -73,9 +73,8 @@ class LinuxTracer:
 
 def difference(arch: str, made: Made | Unsupported | Died, call: Scenario) -> str:
     """How a kernel's answer differs from our `linux` mode: the first insn or the refusal; empty where it does not."""
-    kinds = [step.kind for step in call.steps]
     try:
-        plan = PLANS[arch](call.proto, kinds, Mode.LINUX, call.target, tail_call=call.tail_call)
+        plan = linux_plan(arch, call)
     except RefusedError as refusal:
         answer = made if isinstance(made, RefusedError) else "it is accepted"
         return "" if made == refusal else f"ours   {refusal}\nLinux  {answer}"

@@ -10,6 +10,7 @@ from backends import trampoline_code
 from backends.abis import ARCHES as ABIS
 from backends.arm64 import trampoline as arm64
 from backends.bpf_layout import bpf_layout
+from backends.tracing import linux_plan
 from backends.trampoline import TRACING, Kind, Maker, Mode, Planner, RefusedError, Target
 from backends.trampoline_bench import Scenario, Step, TrampolineBench, places
 from backends.trampoline_code import BpfFunction, Reader, code_at, entry, prog_address
@@ -125,6 +126,45 @@ def test_results_that_full_knows(arch: str) -> None:
                         ("u8 f(u8 a)", list(TRACING))):  # fmt: skip
         for kind in kinds:
             assert run(arch, scenario(text, [Step(kind)])) == []
+
+
+ROOM = {
+    # measured on 7.2.13: (programs, cookies) -> the most that there is room for on arm64 and x86-64, in functions of
+    # no and of twelve words
+    (Kind.FENTRY, False): ((37, 37), (36, 36)),
+    (Kind.FENTRY, True): ((34, 33), (36, 36)),
+    (Kind.FEXIT, False): ((37, 37), (36, 36)),
+    (Kind.FEXIT, True): ((34, 32), (36, 36)),
+    (Kind.FMOD_RET, False): ((35, 34), (36, 36)),
+    (Kind.FMOD_RET, True): ((30, 29), (36, 36)),
+    (Kind.FSESSION, False): ((17, 16), (18, 18)),
+    (Kind.FSESSION, True): ((15, 14), (18, 18)),
+}
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize(("kind", "cookies"), ROOM)
+def test_how_many_programs_have_room(kind: Kind, cookies: bool, arch: str) -> None:
+    for words, most in zip((0, 12), ROOM[kind, cookies][ARCHES.index(arch)], strict=True):
+        for count in (most, most + 1):
+            steps = [Step(kind, cookie=0x8123_4567_89AB_CDEF if cookies else 0)] * count
+            call = scenario(proto_of(["u64"] * words), steps)
+            if count == most:
+                assert len(linux_plan(arch, call).slots) == words
+            else:
+                with pytest.raises(RefusedError, match=r"attach: errno 7$"):
+                    linux_plan(arch, call)
+
+
+def test_the_first_program_that_is_refused_is_told_of() -> None:
+    """A later one that may not be loaded comes after one that has no room, and before none."""
+    fentry, fexit = [Step(Kind.FENTRY)] * 36, Step(Kind.FEXIT)
+    for steps, text in (
+        ([*fentry, Step(Kind.FENTRY), fexit], "attach: errno 7"),
+        ([*fentry[1:], fexit], "load: errno 95"),
+    ):
+        with pytest.raises(RefusedError, match=text):
+            linux_plan("x86_64", scenario("__int128 f(u64 a)", steps))
 
 
 FLOATING = {

@@ -10,7 +10,8 @@ import pytest
 
 from backends.base import Died, Unsupported
 from backends.linux import golden
-from backends.linux.attach import Made, NoTrampolines, Request
+from backends.linux.ask import refused
+from backends.linux.attach import Made, NoTrampolines, Request, parts
 from backends.linux.backend import Live
 from backends.linux.golden import Golden, GoldenError, from_made, key_of, to_made, trampolines_of
 from backends.linux.modules import NoKfuncs, UnavailableError
@@ -232,6 +233,23 @@ def test_a_kernel_that_dies_of_one_does_not_lose_the_others() -> None:
 def test_a_kernel_that_dies_of_one_alone() -> None:
     source, _ = live(0)
     assert source.trampoline(request_of(CALL)) == Died("the guest crashed")
+
+
+def test_so_many_are_attached_at_a_time() -> None:
+    """No more than a process has descriptors for, and one at least."""
+    single = Request(CALL.proto, (Kind.FENTRY,))
+    many = Request(CALL.proto, (Kind.FENTRY,) * 300)
+    assert [len(part) for part in parts([single] * 400)] == [192, 192, 16]
+    assert [len(part) for part in parts([many, single, many, many])] == [2, 1, 1]
+    assert [len(part) for part in parts([Request(CALL.proto, (Kind.FENTRY,) * 600)])] == [1]
+    assert list(parts([])) == []
+
+
+@pytest.mark.parametrize("errno", [12, 23, 24], ids=["ENOMEM", "ENFILE", "EMFILE"])
+def test_a_kernel_that_ran_short_of_something_refused_nothing(errno: int) -> None:
+    assert refused("attach", -7) == RefusedError("attach", 7, "")
+    with pytest.raises(OSError, match=r"\[Errno"):
+        refused("attach", -errno)
 
 
 def test_a_kernel_that_gets_no_module() -> None:
