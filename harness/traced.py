@@ -255,7 +255,7 @@ def judge_theirs(case: "Case", traced: TracedCase, name: str, tracer: LinuxTrace
     if arch in traced.linux and not list(_linux_mismatches(traced, expect, found, arch)):
         why = f"the case states it of Linux 7.2: {', '.join(traced.linux[arch])}"
         return Result(case, name, "differs", None, outcome, mismatches=tuple(right), reason=why, arch=arch)
-    lines = () if isinstance(found, RefusedError) else tuple(native_lines(arch, found.outcome, found.code))
+    lines = () if isinstance(found, RefusedError) else tuple(native_lines(arch, traced.call, found.outcome, found.code))
     return Result(case, name, "failed", None, outcome, mismatches=tuple(right), listing=lines, arch=arch)
 
 
@@ -264,7 +264,7 @@ def listing(case: TracedCase, tracer: Tracer | LinuxTracer) -> list[str]:
     if isinstance(tracer, LinuxTracer):
         found = tracer.theirs(case.call)
         if isinstance(found, Theirs):
-            return [f"{case.call.proto}", *native_lines(tracer.arch, found.outcome, found.code)]
+            return [f"{case.call.proto}", *native_lines(tracer.arch, case.call, found.outcome, found.code)]
         return [f"refused at {found}" if isinstance(found, RefusedError) else found.reason]
     full = tracer.trace(case.call, Mode.FULL)
     if isinstance(full, RefusedError):
@@ -274,11 +274,25 @@ def listing(case: TracedCase, tracer: Tracer | LinuxTracer) -> list[str]:
         name = case.call.proto.params[slot.arg].name
         part = f"{name}, bytes {slot.at} to {slot.at + slot.size - 1}"
         lines.append(f"  ctx[{index}]  {part:<24} {slot.where or 'padding'}")
-    return [*lines, *native_lines(tracer.arch, full.outcome, full.code)]
+    return [*lines, *native_lines(tracer.arch, case.call, full.outcome, full.code)]
 
 
-def native_lines(arch: str, outcome: TracedOutcome, code: bytes) -> list[str]:
-    """What happened, and the insns."""
+def native_lines(arch: str, call: Scenario, outcome: TracedOutcome, code: bytes) -> list[str]:
+    """What happened, who found what, and the insns."""
     rows = disassemble(arch, code, TRAMPOLINE_AT)
     insns = (f"  {address - TRAMPOLINE_AT:4x}  {mnemonic} {text}".rstrip() for address, _, mnemonic, text in rows)
-    return ["", "happened: " + "; ".join(outcome.events), "", *insns]
+    return ["", "happened: " + "; ".join(outcome.events), *_found_lines(call, outcome), "", *insns]
+
+
+def _found_lines(call: Scenario, outcome: TracedOutcome) -> Iterator[str]:
+    """What programs read in ctx, the function's arguments, the caller's result."""
+    yield from (f"  {who} finds in ctx: {' '.join(f'{word:#x}' for word in words)}" for who, words in outcome.ctx)
+    if outcome.args is not None:
+        pairs = zip(call.proto.params, outcome.args, strict=True)
+        yield f"  {call.proto.name} finds: {', '.join(f'{param.name} = {_number(raw)}' for param, raw in pairs)}"
+    if outcome.result is not None:
+        yield f"  its caller gets: {_number(outcome.result)}"
+
+
+def _number(raw: bytes) -> str:
+    return f"{int.from_bytes(raw, 'little'):#x}"

@@ -288,3 +288,15 @@ def test_a_sweep_beside_a_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     out = capsys.readouterr().out
     assert "seed 1, arm64" not in out
     assert "seed 2, arm64: u64 f(u8 a1); fexit" in out
+
+
+def test_show_tells_who_found_what(capsys: pytest.CaptureFixture[str]) -> None:
+    """By hand: C.10 leaves x1 empty, which Linux 7.2.13 takes for the first half of `b`."""
+    for backend, lines in {
+        "jit-arm64": ["fentry 0 finds in ctx: 0x1 0x2 0x3 0x4", "f finds: a = 0x1, b = 0x30000000000000002, c = 0x4"],
+        "golden-arm64": ["fentry 0 finds in ctx: 0x1 0xbad0bad0bad0000e 0x2 0x3"],
+    }.items():
+        differs = backend == "golden-arm64"
+        assert cli.main(["show", "even_register@prog=fentry", "--backend", backend]) == differs
+        shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+        assert [line for line in (*lines, "its caller gets: 0xa") if line not in shown] == []
