@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from backends.base import Backend, OwnFileError, Ran, Referee, Refused
 from harness import abi_command
@@ -28,8 +28,12 @@ from harness.suite import Result, Suite, pairs, unexecuted
 from verifier.verdict import Accepted, Rejected
 from verifier.verify import Verifier
 
+if TYPE_CHECKING:
+    from backends.oracle.compilers import Compiler
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 PASSED, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+ALL_COMPILERS: Final = "all"
 MAX_SHOWN: Final = 20  # failures on the terminal; the reports hold all
 
 
@@ -376,7 +380,24 @@ def trampoline_sweep(options: argparse.Namespace) -> int:
     first, last = _seeds(options.seeds)
     if not first:
         raise InputError("SEEDS of trampolines count from 1")
-    return PASSED if swept_by(first, last, backends, say, Target(options.target)) else FAILED
+    compilers = _compilers(options.compiler) if options.compiler else []
+    if compilers and options.target != Target.KERNEL.value:
+        raise InputError("--compiler goes with --target kernel: nothing else is called by C")
+    return PASSED if swept_by(first, last, backends, say, Target(options.target), compilers) else FAILED
+
+
+def _compilers(commands: Sequence[str]) -> "list[Compiler]":
+    """Those named; `all` is those that are here."""
+    from backends.oracle.compilers import CompilerError, find_compilers
+
+    try:
+        named = [command for command in commands if command != ALL_COMPILERS]
+        found = [*(find_compilers() if named != commands else []), *(find_compilers(named) if named else [])]
+    except CompilerError as error:
+        raise InputError(str(error)) from error
+    if not found:
+        raise InputError(f"--compiler {commands[0]}: no gcc or clang for arm64 or x86-64 is here")
+    return list(dict.fromkeys(found))
 
 
 def tail_sweep(options: argparse.Namespace) -> int:
@@ -587,6 +608,12 @@ def _linux_commands(commands: "argparse._SubParsersAction[_Parser]") -> None:
     )
     _seeds_argument(trampolines, "a seed from 1, or FIRST-LAST: one call each")
     _backend_option(trampolines, "linux-x86_64, linux-arm64; may be repeated (default: none)")
+    trampolines.add_argument(
+        "--compiler",
+        action="append",
+        metavar="COMMAND",
+        help=f"also between a caller and a function that this gcc or clang compiled; may be repeated; {ALL_COMPILERS}: those that are here",
+    )
     trampolines.add_argument(
         "--target",
         choices=("kernel", "bpf", "struct_ops"),

@@ -2,13 +2,15 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from backends.base import Backend, Died, Unsupported
 from backends.linux.backend import LinuxBackend
 from backends.linux.tracing import LinuxTracer
+from backends.oracle.compilers import Compiler
+from backends.oracle.traced import CompiledTracer
 from backends.tracing import Traced, Tracer
 from backends.trampoline import Mode, RefusedError, Target
 from backends.trampoline_bench import Scenario
@@ -33,8 +35,42 @@ class Swept:
     wrong: list[str] = field(default_factory=list)
 
 
-def sweep(first: int, last: int, backends: Sequence[Backend], say: Say, target: Target = Target.KERNEL) -> bool:
-    """Whether `full` is right everywhere and `linux` is what each kernel does; says what is not."""
+@dataclass(slots=True)
+class Between:
+    """What became of our trampolines between a compiler's callers and functions."""
+
+    tracer: CompiledTracer
+    calls: int = 0
+    left_out: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, calls: Mapping[int, Scenario], made: Mapping[int, Traced]) -> None:
+        """Calls for which `full` made trampolines."""
+        pairs = self.tracer.pairs({seed: calls[seed] for seed in made})
+        self.calls += len(made)
+        self.left_out += len(made) - len(pairs)
+        for seed, pair in pairs.items():
+            head = f"seed {seed}, {self.tracer.compiler}: {calls[seed].proto}"
+            found = self.tracer.judge(calls[seed], made[seed].code, pair).violations
+            self.wrong += [f"{head}\n  {violation.check}: {violation.message}" for violation in found]
+
+    def __str__(self) -> str:
+        text = f"between callers and functions of {self.tracer.compiler}: {self.calls - self.left_out} calls"
+        return text + (
+            f"; {self.left_out} left out, which it does not compile by the document" if self.left_out else ""
+        )
+
+
+def sweep(
+    first: int,
+    last: int,
+    backends: Sequence[Backend],
+    say: Say,
+    target: Target = Target.KERNEL,
+    compilers: Sequence[Compiler] = (),
+) -> bool:
+    """Whether `full` is right everywhere, also between compiled code, and `linux` is what each kernel does; says what is not."""
+    between = [Between(CompiledTracer(compiler)) for compiler in compilers]
     swept: dict[str, Swept] = {arch: Swept() for arch in ARCHES}
     linux = {b.arch: b.tracer for b in backends if isinstance(b, LinuxBackend) and b.makes_trampolines}
     names = {b.arch: b for b in backends if isinstance(b, LinuxBackend)}
@@ -44,10 +80,15 @@ def sweep(first: int, last: int, backends: Sequence[Backend], say: Say, target: 
         calls = [(seed, call_of(seed, target)) for seed in range(at, min(at + CHUNK, last + 1))]
         for tracer in linux.values():
             tracer.announce([call for _, call in calls])
+        made: dict[str, dict[int, Traced]] = {arch: {} for arch in ARCHES}
         for seed, call in calls:
             for arch in ARCHES:
-                _sweep_one(seed, call, tracers[arch], linux.get(arch), swept[arch])
-    wrong = [text for one in swept.values() for text in one.wrong]
+                full = _sweep_one(seed, call, tracers[arch], linux.get(arch), swept[arch])
+                made[arch] |= {seed: full} if isinstance(full, Traced) else {}
+        for compiled in between:
+            compiled.add(dict(calls), made[compiled.tracer.compiler.arch])
+    wrong = [text for found in swept.values() for text in found.wrong]
+    wrong += [text for compiled in between for text in compiled.wrong]
     for text in wrong[:MAX_SHOWN]:
         say(text)
     if len(wrong) > MAX_SHOWN:
@@ -59,11 +100,16 @@ def sweep(first: int, last: int, backends: Sequence[Backend], say: Say, target: 
             say(
                 f"  {names[arch].describe()}: {one.kernel} asked for, {one.kernel_refused} refused; checks broken: {broken}"
             )
+    for compiled in between:
+        say(str(compiled))
     say(f"seeds {first}-{last}, {len(wrong)} differences; {time.perf_counter() - started:.1f} s")
     return not wrong
 
 
-def _sweep_one(seed: int, call: Scenario, tracer: Tracer, linux: LinuxTracer | None, swept: Swept) -> None:
+def _sweep_one(
+    seed: int, call: Scenario, tracer: Tracer, linux: LinuxTracer | None, swept: Swept
+) -> Traced | RefusedError:
+    """What `full` makes."""
     swept.calls += 1
     head = f"seed {seed}, {tracer.arch}: {call.proto}; {', '.join(step.kind.value for step in call.steps)}"
     full = tracer.trace(call, Mode.FULL)
@@ -71,8 +117,13 @@ def _sweep_one(seed: int, call: Scenario, tracer: Tracer, linux: LinuxTracer | N
         swept.refused += 1
     else:
         swept.wrong += [f"{head}\n  {violation.check}: {violation.message}" for violation in full.outcome.violations]
-    if linux is None:
-        return
+    if linux is not None:
+        _ask(head, call, tracer, linux, swept)
+    return full
+
+
+def _ask(head: str, call: Scenario, tracer: Tracer, linux: LinuxTracer, swept: Swept) -> None:
+    """What a kernel makes, against `linux`."""
     swept.kernel += 1
     found = linux.theirs(call)
     if isinstance(found, Unsupported | Died):

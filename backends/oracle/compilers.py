@@ -47,13 +47,13 @@ class Compiler:
     def __str__(self) -> str:
         return f"{self.family} {'.'.join(map(str, self.version))} for {self.arch}"
 
-    def compile(self, source: str) -> "Object":
-        """Raises CompilerError."""
+    def compile(self, source: str, flags: Sequence[str] = ()) -> "Object":
+        """With more flags than all have. Raises CompilerError."""
         with tempfile.TemporaryDirectory(prefix="callconv-") as folder:
             path, made = Path(folder, "a.c"), Path(folder, "a.o")
             path.write_text(source, encoding="ascii")
             caches = dict.fromkeys(("TMPDIR", "ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR"), folder)
-            command = [*self.argv, *FLAGS, str(path), "-o", str(made)]
+            command = [*self.argv, *FLAGS, *flags, str(path), "-o", str(made)]
             try:
                 done = subprocess.run(
                     command,

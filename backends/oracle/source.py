@@ -70,6 +70,12 @@ def masks(made: Generated, model: DataModel) -> list[tuple[str, str, Leaf]]:
     return [(f"mask{number}_{made.seed}", name, leaf) for number, (name, leaf) in enumerate(rows)]
 
 
+def pairs(arch: str, prototypes: Sequence[Generated]) -> str:
+    """A whole file of callers and callees alone."""
+    texts = (text for made in prototypes for text in (made.declarations, _callee(made), _caller(made)))
+    return "".join([PRELUDE, _LIBRARY[arch], *texts])
+
+
 def _functions(made: Generated, model: DataModel) -> Iterator[str]:
     yield made.declarations
     numbers = ", ".join(fact.expression for fact in facts(made, model))

@@ -12,15 +12,7 @@ from backends.oracle.judge import judge
 from backends.oracle.source import source
 from backends.tests.abi_rows import ROWS, TYPES
 
-COMPILERS = {(compiler.family, compiler.arch): compiler for compiler in find_compilers()}
 PROTOTYPES = 200
-
-
-@pytest.fixture(params=[("gcc", "arm64"), ("gcc", "x86_64"), ("clang", "arm64"), ("clang", "x86_64")], ids="-".join)
-def compiler(request: pytest.FixtureRequest) -> Compiler:
-    if request.param not in COMPILERS:
-        pytest.skip(f"no {' for '.join(request.param)} is here")
-    return COMPILERS[request.param]
 
 
 def test_generated_prototypes(compiler: Compiler) -> None:
