@@ -1,9 +1,11 @@
 """Writes reports/: report.json, junit.xml and report.html, all from one list of plain records."""
 
 import json
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree as ET
 
 from backends.base import Answered, Died, Ran, Refused
@@ -11,6 +13,9 @@ from harness.case import Case, CaseError
 from harness.listing import Row, bpf_rows, frame_lines, native_rows, value_text
 from harness.suite import Result
 from verifier.verdict import Rejected
+
+if TYPE_CHECKING:
+    import jinja2
 
 SCHEMA: Final = 1  # of report.json; raised when a field changes its meaning or goes away
 Record = dict[str, Any]
@@ -199,8 +204,14 @@ def html(report: Record) -> str:
     """One self-contained page."""
     import jinja2
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    env = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = Path(__file__).parent / "templates"
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        bytecode_cache=compiled_templates(templates),
+    )
     files: dict[str, dict[str, dict[str, Record]]] = {}
     for record in report["results"]:
         files.setdefault(record["file"], {}).setdefault(record["case"], {})[record["backend"]] = record
@@ -212,6 +223,20 @@ def html(report: Record) -> str:
     return page.render(
         report=report, files=files, backends=backends, failures=failures, differing=differing, layouts=layouts
     )
+
+
+def compiled_templates(templates: Path) -> "jinja2.BytecodeCache | None":
+    """Beside the template, as Python keeps what it compiled, where that may be written: it takes longer than most runs."""
+    import jinja2
+
+    folder = templates / "__pycache__"
+    if sys.dont_write_bytecode:
+        return None
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return None
+    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK) else None
 
 
 def _layouts(records: Iterable[Record]) -> dict[str, dict[str, str]]:

@@ -1,6 +1,7 @@
 """The three files of a run, and the page that explains them."""
 
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from backends.calls import Body
 from backends.native import NativeBackend
 from backends.x86_64.jit import X8664Jit
 from harness.case import Case, load_file
-from harness.report import Record, counts, failure_lines, html, junit, record_of, report_data
+from harness.report import Record, compiled_templates, counts, failure_lines, html, junit, record_of, report_data
 from harness.suite import Suite
 from harness.tests.test_cli import GOOD, WRONG
 
@@ -133,3 +134,12 @@ def test_reject_expectations_can_fail(tmp_path: Path) -> None:
     }
     for check, changed in broken.items():
         assert suite.judge(changed, backend).mismatches[0].check == check
+
+
+def test_the_compiled_template_is_kept_where_that_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    assert compiled_templates(tmp_path) is None
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    assert compiled_templates(tmp_path) is not None
+    assert (tmp_path / "__pycache__").is_dir()
+    assert compiled_templates(tmp_path / "is" / "not" / "there") is None
