@@ -12,8 +12,9 @@ from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_b
 from harness.isa.asm import Assembled, Source, assemble
 from harness.isa.insn import Prog, joined
 from harness.isa.maps import Map, MapError, check
-from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
+from harness.isa.proto import Proto, ProtoError, parse_bpf_proto, parse_proto
 from harness.isa.tokens import AsmError
+from harness.isa.traced import KINDS, TracedCtx
 from harness.params import Budget, Notes, Variant, variants
 from harness.schema import MAX_ERRORS, found_words, is_valid, problems, suggestion
 from harness.yamldoc import MAX_BYTES, CaseError, Document, decode, parse, quoted
@@ -211,6 +212,10 @@ class _Builder:
     def build(self) -> Case | None:
         """The case, or None; what is wrong is in `notes`."""
         found = [key for key in ("prog", "progs", "elf", "trampoline") if key in self.data]
+        if found[:1] != ["prog"]:
+            for key in ("type", "func"):
+                if self.data.get(key, "syscall") != "syscall":
+                    self.notes.at((key,), f"{key} goes with prog", key=True)
         if len(found) != 1:
             self.notes.at((), f"expected one of prog, progs, elf and trampoline, found {' and '.join(found) or 'none'}")
             return None
@@ -223,8 +228,11 @@ class _Builder:
         if "trampoline" in self.data:
             return self._traced()
         ctx = hex_bytes(self.notes, ("ctx",), self.data.get("ctx", ""))
+        traces = self._traced_ctx(ctx)
         kfuncs, maps, sources = tuple(self._kfuncs()), tuple(self._maps()), tuple(self._sources())
         assembled = None if self.notes.errors else self._assembled(sources, [kfunc.proto for kfunc in kfuncs], maps)
+        if assembled is not None and traces is not None:
+            assembled = replace(assembled, prog=replace(assembled.prog, traced=traces))
         protos = {s.name: s.proto for s in sources} | {k.proto.name: k.proto for k in kfuncs}
         expect = build_expect(self.notes, self.data["expect"], protos if self.all_read else None, assembled, ctx)
         if assembled is None or ctx is None:
@@ -258,6 +266,33 @@ class _Builder:
             traced=traced,
             since=data.get("since", ""),
         )
+
+    def _traced_ctx(self, ctx: bytes | None) -> TracedCtx | None:
+        """What a program that traces a function is given; what is wrong with it is noted."""
+        kind, text = self.data.get("type", "syscall"), self.data.get("func")
+        if (text is None) != (kind == "syscall"):
+            self.notes.at(("func",) if text else ("type",), f"func goes with a type of {', '.join(KINDS)}", key=True)
+        if text is None or kind == "syscall":
+            return None
+        if "kfuncs" in self.data:
+            self.notes.at(("kfuncs",), f"no kfuncs are there for {kind}", key=True)
+        from harness.traced import why_untraced  # most cases do without
+
+        try:
+            proto = parse_proto(text)
+        except ProtoError as error:
+            self.notes.within(("func",), 0, error.column, error.message)
+            return None
+        if (why := why_untraced(proto, kind)) is not None:
+            self.notes.at(("func",), f"func: no {kind} program traces it: {why}")
+            return None
+        found = TracedCtx(kind, proto)
+        if ctx is not None and len(ctx) != found.size:
+            where: At = ("ctx",) if "ctx" in self.data else ("func",)
+            self.notes.at(
+                where, f"ctx: expected {found.size} bytes, a word for each of {proto.name}'s, found {len(ctx)}"
+            )
+        return found
 
     def _graph(self) -> Case | None:
         """Programs that tail call each other."""

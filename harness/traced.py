@@ -148,6 +148,18 @@ class _Values:
         return bytes(raw)
 
 
+def why_untraced(proto: Proto, kind: str) -> str | None:
+    """Why no trampoline calls a program for this function; None where one does."""
+    from backends.tracing import PLANS
+
+    try:
+        for plan in PLANS.values():
+            plan(proto, [Kind(kind)], Mode.FULL)
+    except RefusedError as refusal:
+        return refusal.message or str(refusal)
+    return None
+
+
 # --- judgement
 
 

@@ -147,12 +147,12 @@ def unreliable_args(proto: Proto, frame: Frame) -> bool:
     return False
 
 
-def entry_args(subprog: Subprog, refuse: Refuse) -> dict[int, RegState]:
+def entry_args(subprog: Subprog, ctx: CtxPtr, refuse: Refuse) -> dict[int, RegState]:
     """What a global function may assume of its arguments when it is verified on its own."""
     args: dict[int, RegState] = {}
     for index, slot in enumerate(check_global_proto(subprog.proto, refuse, subprog.start) if subprog.proto else ()):
         if isinstance(slot.type, CPtr) and slot.type.ctx:
-            args[index + 1] = CtxPtr(0)
+            args[index + 1] = ctx
         elif isinstance(slot.type, CInt):
             args[index + 1] = UNKNOWN
     return args

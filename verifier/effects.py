@@ -152,6 +152,8 @@ def region_rules(
         known = rules.StackEnd if -STACK_BYTES <= base.off + off < 0 else rules.StackBounds
         bounds = known if base.var is None else rules.VariableStackBounds
         yield bounds(reg, base, off, size, is_write)
+    elif isinstance(base, CtxPtr) and base.traced is not None:
+        yield rules.TracedCtxAccess(base, off, size, is_write)
     elif isinstance(base, CtxPtr):
         yield rules.CtxBounds(reg, base, off, size)
     elif isinstance(base, ValuePtr):

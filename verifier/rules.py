@@ -28,6 +28,7 @@ from verifier.state import (
 
 EINVAL, EACCES, EFAULT, E2BIG, EBADF, ENOENT, EPROTO, EOPNOTSUPP, ENOTSUPP = 22, 13, 14, 7, 9, 2, 71, 95, 524
 MAX_VAR_OFF: Final = 1 << 29  # Linux include/linux/bpf_verifier.h, BPF_MAX_VAR_OFF
+S64_MIN, S64_MAX = -(1 << 63), (1 << 63) - 1
 MAX_SLOTS: Final = op.MAX_STACK_ARGS
 
 
@@ -396,6 +397,55 @@ class CtxBounds(Bounds):
     def words(self) -> str:
         """How Linux names it."""
         return "context, ctx_size"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCtxAccess:
+    """A program that traces a function reads the words that it was given, each as its type says. TR-14."""
+
+    id: ClassVar[str] = "ctx-access"
+    errno: ClassVar[int] = EACCES
+    base: CtxPtr
+    off: int
+    size: int
+    is_write: bool
+
+    def holds(self, frame: Frame) -> bool:
+        """It does."""
+        return self._refusal() is None
+
+    def message(self) -> str:
+        """Linux's words."""
+        return self._refusal() or ""
+
+    def _refusal(self) -> str | None:
+        assert self.base.traced is not None
+        tnum = whole_offset(self.base).tnum
+        if tnum.mask:
+            return f"variable ctx access var_off=({tnum.value:#x}; {tnum.mask:#x}) disallowed"
+        at = signed(tnum.value + self.off, 32)
+        return self.base.traced.refusal(at, self.size, is_write=self.is_write)
+
+
+@dataclass(frozen=True, slots=True)
+class TracedReturn:
+    """What runs beside a function has nothing to say of its result, and returns 0. Linux 7.2, check_return_code(). TR-14."""
+
+    id: ClassVar[str] = "return-value"
+    errno: ClassVar[int] = EINVAL
+    value: RegState
+
+    def holds(self, frame: Frame) -> bool:
+        """It is 0."""
+        return isinstance(self.value, Scalar) and self.value.smin == self.value.smax == 0
+
+    def message(self) -> str:
+        """Linux's words."""
+        if not isinstance(self.value, Scalar):
+            return f"At program exit the register R0 is not a known value ({type_word(self.value)})"
+        low, high = self.value.smin, self.value.smax
+        known = f"{f' smin={low}' if low > S64_MIN else ''}{f' smax={high}' if high < S64_MAX else ''}"
+        return f"At program exit the register R0 has{known or ' unknown scalar value'} should have been in [0, 0]"
 
 
 @dataclass(frozen=True, slots=True)

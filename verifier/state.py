@@ -6,6 +6,7 @@ from typing import Final, assert_never
 
 from harness.isa import opcodes as op
 from harness.isa.maps import Map
+from harness.isa.traced import TracedCtx
 from verifier.scalar import Scalar
 
 STACK_BYTES: Final = 512  # of one frame. Linux include/linux/filter.h, MAX_BPF_STACK
@@ -29,10 +30,11 @@ class FramePtr:
 
 @dataclass(frozen=True, slots=True)
 class CtxPtr:
-    """The context plus `off` bytes, plus an unknown number where `var` is given."""
+    """The context plus `off` bytes, plus an unknown number where `var` is given; `traced` of a program that traces a function."""
 
     off: int
     var: Scalar | None = None
+    traced: TracedCtx | None = None
 
 
 @dataclass(frozen=True, slots=True)

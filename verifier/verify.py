@@ -196,7 +196,8 @@ class Verifier:
 
     def _walk_from(self, index: int) -> None:
         subprog = self._prog.subprogs[index]
-        args: dict[int, RegState] = {1: CtxPtr(0)} if index == 0 else entry_args(subprog, Refusal)
+        ctx = CtxPtr(0, traced=self._prog.traced)
+        args: dict[int, RegState] = {1: ctx} if index == 0 else entry_args(subprog, ctx, Refusal)
         self._points, self._seen = cfg.prune_points(self._prog), {}
         pending: list[tuple[int, State]] = [(subprog.start, State([entry_frame(index, -1, 0, args)]))]
         while pending:
@@ -355,6 +356,10 @@ class Verifier:
         proto = self._prog.subprogs[subprog].proto
         return subprog > 0 and proto is not None and is_pair(proto.result)
 
+    def returns_zero(self) -> bool:
+        """Whether the main prog may return nothing else. TR-14."""
+        return self._prog.traced is not None and self._prog.traced.returns_zero
+
     def _check_last_exit(self, frame: Frame) -> None:
         subprog = self._prog.subprogs[frame.subprog]
         if subprog.is_global and subprog.proto is not None and isinstance(subprog.proto.result, CVoid):
@@ -363,6 +368,10 @@ class Verifier:
             readable = rules.Readable(reg)
             if not readable.holds(frame):
                 raise Refusal(readable.id, readable.message(), readable.errno)
+            if not frame.subprog and self.returns_zero():
+                returned = rules.TracedReturn(frame.regs[reg])
+                if not returned.holds(frame):
+                    raise Refusal(returned.id, returned.message(), returned.errno)
             if frame.subprog and not isinstance(frame.regs[reg], Scalar):
                 text = f"At subprogram exit the register R{reg} is not a scalar value"
                 raise Refusal("global-return", text, rules.EINVAL)
@@ -476,7 +485,7 @@ class Verifier:
             reg, ctype = frame.regs[index + 1], slot.type
             if isinstance(ctype, CInt) and not isinstance(reg, Scalar):
                 raise Refusal("global-args", f"R{index + 1} is not a scalar\n{bad}", rules.EINVAL)
-            if isinstance(ctype, CPtr) and ctype.ctx and reg != CtxPtr(0):
+            if isinstance(ctype, CPtr) and ctype.ctx and reg != CtxPtr(0, traced=self._prog.traced):
                 raise Refusal("global-args", f"R{index + 1} expects pointer to ctx\n{bad}", rules.EINVAL)
             if isinstance(ctype, CPtr) and not ctype.ctx and not isinstance(reg, Pointer):
                 raise Refusal("global-args", f"R{index + 1} invalid pointer\n{bad}", rules.EINVAL)

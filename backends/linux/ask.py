@@ -92,9 +92,24 @@ class KfuncIds:
     places: Mapping[Proto, tuple[int, int]]
 
 
-def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None) -> Answer:
-    """Loads and runs one program. Raises KernelGoneError where the kernel does not survive it."""
-    wish = Wish()
+@dataclass(frozen=True, slots=True)
+class AttachTo:
+    """What a program traces: a descriptor of the BTF that has the function, its id there, and the name that it has."""
+
+    btf_fd: int
+    btf_id: int
+    name: str
+
+
+def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None, attach: AttachTo | None = None) -> Answer:
+    """Loads and runs one program; one that traces is not run. Raises KernelGoneError where the kernel does not survive it."""
+    answer = _asked(kernel, job, kfuncs, Wish(attach=attach))
+    if attach is None or job.prog.traced is None:
+        return answer
+    return replace(answer, log=answer.log.replace(f"'{attach.name}'", f"'{job.prog.traced.proto.name}'"))
+
+
+def _asked(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: "Wish") -> Answer:
     answer = _ask(kernel, job, kfuncs, wish)
     if answer.errno and "line_info" in answer.log:
         wish = replace(wish, lines=False)  # a program so broken that no line_info fits it
@@ -114,6 +129,7 @@ class Wish:
     lines: bool = True
     log_bytes: int = bpf.LOG_BYTES
     statistics_only: bool = False
+    attach: AttachTo | None = None
 
 
 def _ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: Wish) -> Answer:
@@ -176,12 +192,13 @@ def maps_of(prog: Prog) -> list[Syscall]:
 def _accepted(answer: Answer, run: Done, info: Done, job: Job) -> Answer:
     retval, memory = bpf.test_run_result(run, len(job.ctx))
     read = bpf.read_prog_info(info, len(job.prog.insns))
+    own = job.prog.traced is None  # the test run of one that traces calls functions of the kernel's own
     return replace(
         answer,
         xlated=read.xlated,
-        run_errno=max(0, -run.ret),
-        retval=None if run.ret < 0 else retval,
-        memory=memory,
+        run_errno=max(0, -run.ret) if own else 0,
+        retval=None if run.ret < 0 or not own else retval,
+        memory=memory if own else b"",
         funcs=tuple(NativeFunc(*row) for row in read.funcs),
         lines=tuple((line, address) for _, line, address in read.lines),
     )
@@ -195,8 +212,11 @@ def load_of(prog: Prog, kfuncs: KfuncIds | None, btf_call: int, wish: Wish, *, v
     infos = [(s.start, types.func(proto, linkage)) for s, proto, linkage in _functions(prog)]
     # The second slot of an LD_IMM64 must have no line.
     rows = [(i, file, file, i) for i, insn in enumerate(prog.insns) if insn.opcode]
+    attach = wish.attach
     load = bpf.Load(
-        prog_type="syscall",
+        prog_type="syscall" if prog.traced is None else "tracing",
+        attach_type="" if prog.traced is None else prog.traced.kind,
+        attach_btf=(0, 0) if attach is None else (attach.btf_fd, attach.btf_id),
         insns=_raw(prog, kfuncs),
         btf_call=btf_call,
         func_info=btf.func_info(infos),

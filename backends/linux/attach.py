@@ -10,7 +10,7 @@ from errno import EINVAL
 from typing import Final
 
 from backends.linux import bpf, structmod
-from backends.linux.ask import last_words, refused
+from backends.linux.ask import AttachTo, last_words, refused
 from backends.linux.kmod import Module, ModuleError
 from backends.linux.modules import ModuleLoader, UnavailableError, btf_of
 from backends.linux.natives import ENTRY_BYTES, MoveError, Native, uses_of, whole_image
@@ -85,12 +85,19 @@ def _image_of(key: int) -> str:
     return f"bpf_trampoline_{key}"
 
 
+_NO_MODULE: Final = "traced functions need a module, which this machine's own kernel does not get"
+
+
 class NoTrampolines:
     """A kernel that gets no module: the one under this process."""
 
     def made(self, request: Request) -> Made:
         """Never."""
-        raise UnavailableError("traced functions need a module, which this machine's own kernel does not get")
+        raise UnavailableError(_NO_MODULE)
+
+    def target(self, proto: Proto) -> AttachTo:
+        """Never."""
+        raise UnavailableError(_NO_MODULE)
 
 
 class Attacher:
@@ -99,6 +106,7 @@ class Attacher:
     def __init__(self, loader: ModuleLoader, announced: Iterable[Request]) -> None:
         self._loader, self._kernel, self._announced = loader, loader.kernel, announced
         self._made: dict[Request, Made | str] = {}  # or why there is none
+        self._targets: dict[Proto, AttachTo] = {}
         self._modules = self._functions = 0
         self._kcore: list[tuple[int, int, int]] | None = None
 
@@ -114,6 +122,18 @@ class Attacher:
         if isinstance(found, str):
             raise UnavailableError(found)
         return found
+
+    def target(self, proto: Proto) -> AttachTo:
+        """A function with this prototype, for programs that are loaded and not attached. Raises UnavailableError."""
+        if proto not in self._targets:
+            if why := why_untold(proto):
+                raise UnavailableError(why)
+            try:
+                goal = self._in_module([request := Request(proto, ())], [])[request]
+            except (ModuleError, CompileError, OSError) as error:
+                raise UnavailableError(f"no function can be had to trace: {error}") from error
+            self._targets[proto] = AttachTo(goal.fd, goal.btf_id, goal.name)
+        return self._targets[proto]
 
     def _make_all(self, requests: Sequence[Request]) -> None:
         """What cannot be made is found by halves, so that no other is lost with it."""

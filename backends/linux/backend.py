@@ -9,7 +9,7 @@ from typing import Final, Protocol, assert_never
 from backends.base import Died, Difference, Job, Loaded, Outcome, Ran, Refused, Unsupported
 from backends.calls import Body
 from backends.image import Image
-from backends.linux.ask import Answer, KfuncIds, NativeFunc, ask
+from backends.linux.ask import Answer, AttachTo, KfuncIds, NativeFunc, ask
 from backends.linux.attach import Made, NoTrampolines, Request
 from backends.linux.differs import Differences, version_of
 from backends.linux.image import ImageError, called, image_of
@@ -23,6 +23,7 @@ from harness.isa.asm import assemble
 from harness.isa.calls import HELPERS, TAIL_CALL
 from harness.isa.insn import MAY_GOTO, Insn, Prog, Subprog
 from harness.isa.maps import Map
+from harness.isa.proto import Proto
 from harness.isa.slots import callee_slots
 from harness.isa.verified import TailSite
 
@@ -127,6 +128,10 @@ class Trampolines(Protocol):
         """A trampoline, or the kernel's refusal. Raises UnavailableError where it cannot be asked."""
         ...
 
+    def target(self, proto: Proto) -> AttachTo:
+        """A function that programs can trace. Raises UnavailableError."""
+        ...
+
 
 class Kfuncs(Protocol):
     """Makes kfuncs callable in one running kernel."""
@@ -198,7 +203,10 @@ class Live:
         if not running.stack_args and needs_stack_args(job.prog):
             return Unsupported(f"Linux {running.release} has no stack arguments")
         try:
-            answer = ask(running.kernel, job, running.kfuncs.ids(job.bodies) if job.bodies else None)
+            kfuncs = running.kfuncs.ids(job.bodies) if job.bodies else None
+            traced = job.prog.traced
+            attach = None if traced is None else running.trampolines.target(traced.proto)
+            answer = ask(running.kernel, job, kfuncs, attach)
             names = {**running.helpers, **(running.kfuncs.addresses(job.bodies) if job.bodies else {})}
         except KernelGoneError as error:
             self.close()

@@ -45,6 +45,8 @@ def digest(job: Job) -> str:
     said += [f"{s.name} {n} ctx".encode() for s in job.prog.subprogs for n in _ctx_params(s.proto)]
     said += [f"{body.proto} {body.returns}".encode() for body in job.bodies]
     said += [str(map_).encode() for map_ in job.prog.maps]
+    if job.prog.traced is not None:
+        said.append(f"{job.prog.traced.kind} {job.prog.traced.proto}".encode())
     if len(job.prog.mains) > 1 or job.updates or job.during:
         said.append(f"{job.prog.mains} {job.entry} {job.updates} {job.during}".encode())
     return hashlib.sha256(b"\n".join([*said, job.ctx])).hexdigest()[:16]

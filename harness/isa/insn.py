@@ -9,6 +9,7 @@ from typing import Final
 from harness.isa import opcodes as op
 from harness.isa.maps import Map
 from harness.isa.proto import Proto
+from harness.isa.traced import TracedCtx
 
 _LAYOUT: Final = struct.Struct("<BBhi")
 INSN_BYTES: Final = _LAYOUT.size
@@ -444,6 +445,7 @@ class Prog:
 
     `kfuncs[i]` has BTF id `i + 1`; an LD_IMM64 of the pseudo forms MAP_INDEX and MAP_INDEX_VALUE names `maps[i]` by `i`.
     Several programs that tail call each other are one: `mains` are the subprogs with which they begin, in their order.
+    `traced` is given of a program that traces a function.
     """
 
     insns: tuple[Insn, ...]
@@ -451,6 +453,7 @@ class Prog:
     kfuncs: tuple[Proto, ...] = ()
     maps: tuple[Map, ...] = ()
     mains: tuple[int, ...] = (0,)
+    traced: TracedCtx | None = None
 
     @cached_property
     def ops(self) -> tuple[Op, ...]:

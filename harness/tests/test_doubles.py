@@ -116,6 +116,12 @@ VERIFIERS: Final[list[tuple[type[Verifier], str, str]]] = [
     (verifiers.SlotsSurviveCalls, "verdict = accept", "stack_args/cleared.yaml::any_call@callee=f"),
     (verifiers.LoadAfterStoreAllowed, "stack-arg-store-used", "stack_args/order.yaml::load_after@what=register_store"),
     (verifiers.LoadAfterStoreAllowed, "verdict = accept", "stack_args/order.yaml::load_after@what=helper"),
+    (
+        verifiers.TracedCtxAsMemory,
+        "verdict = accept",
+        "tracing/ctx.yaml::refused@kind=fentry,insn=*(u64 *)(r1 + 0) = 5",
+    ),
+    (verifiers.TracingReturnsAnything, "verdict = accept", "tracing/ctx.yaml::returns@kind=fexit,insn=r0 = -1"),
     (verifiers.MissingSlotAccepted, "verdict = accept", "stack_args/loads.yaml::missing_slot@n=9,missing=2,at=7"),
     (verifiers.MissingSlotAccepted, "kfunc-arg-scalar", "kfunc/not_a_scalar.yaml::missing_slot@missing=1"),
     (

@@ -85,7 +85,7 @@ BAD: dict[str, tuple[str, Any]] = {
     "spec: expected at least 1 item, found 0": ("spec", []),
     "needs: expected a list, found text 'kfuncs'": ("needs", "kfuncs"),
     "needs: an item is there twice": ("needs", ["kfuncs", "kfuncs"]),
-    "type: expected one of syscall, found 'xdp'": ("type", "xdp"),
+    "type: expected one of syscall, fentry, fexit, fmod_ret, fsession, found 'xdp'": ("type", "xdp"),
     "ctx: expected text, found integer 10: quote it": ("ctx", 10),
     "kfuncs: expected a mapping, found a list": ("kfuncs", []),
     "u64 f(void): expected an integer or text, found true": ("kfuncs", {"u64 f(void)": True}),

@@ -148,6 +148,20 @@ class ResultIsR0(Verifier):
         return False
 
 
+class TracedCtxAsMemory(Verifier):
+    """TR-14: what a traced function was called with is read like any memory, and written."""
+
+    def requirements(self, insn: Op, state: State) -> list[rules.Rule]:
+        return [rule for rule in super().requirements(insn, state) if not isinstance(rule, rules.TracedCtxAccess)]
+
+
+class TracingReturnsAnything(Verifier):
+    """TR-14: what runs beside a function may return anything."""
+
+    def returns_zero(self) -> bool:
+        return False
+
+
 class TailCallComesBack(Verifier):
     """BS-33: a tail call in a subprog that succeeds is not a return to its caller."""
 

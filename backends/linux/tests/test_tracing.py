@@ -10,7 +10,7 @@ import pytest
 
 from backends.base import Died, Unsupported
 from backends.linux import golden
-from backends.linux.ask import refused
+from backends.linux.ask import AttachTo, refused
 from backends.linux.attach import Made, NoTrampolines, Request, parts
 from backends.linux.backend import Live
 from backends.linux.golden import Golden, GoldenError, from_made, key_of, to_made, trampolines_of
@@ -23,7 +23,7 @@ from backends.tracing import MAKERS, PLANS
 from backends.trampoline import HOOKS, TRACING, Attached, Kind, Mode, Places, Program, RefusedError, Target
 from backends.trampoline_bench import Scenario, Step, places
 from backends.trampoline_grid import scenario
-from harness.isa.proto import parse_proto
+from harness.isa.proto import Proto, parse_proto
 
 ARCHES = ("arm64", "x86_64")
 ROWS = [
@@ -210,6 +210,9 @@ class Makes:
         if len(self.requests) >= self.dies_of:
             raise KernelGoneError("the guest crashed")
         return native("x86_64")
+
+    def target(self, proto: Proto) -> AttachTo:
+        return AttachTo(0, 0, proto.name)
 
 
 def live(dies_of: int) -> tuple[Live, list[int]]:
