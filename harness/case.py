@@ -276,6 +276,9 @@ class _Builder:
             return None
         if "kfuncs" in self.data:
             self.notes.at(("kfuncs",), f"no kfuncs are there for {kind}", key=True)
+        arrays = [name for name, map_ in self.data.get("maps", {}).items() if map_["type"] == "prog_array"]
+        for name in arrays:
+            self.notes.at(("maps", name), f"no prog arrays are there for {kind}", key=True)
         from harness.traced import why_untraced  # most cases do without
 
         try:

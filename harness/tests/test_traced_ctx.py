@@ -34,6 +34,7 @@ WRONG = {
     ("int f(", "__int128 f("): "func: no fexit program traces it: Attach to function f with a >8 byte return value",
     ("u64 a", "u65 a"): "c.yaml:5:",
     ("  prog:", '  kfuncs: {"u64 k(void)": 1}\n  prog:'): "no kfuncs are there for fexit",
+    ("  prog:", "  maps: {p: {type: prog_array, entries: 1}}\n  prog:"): "no prog arrays are there for fexit",
     ("  prog: {main:", "  progs: {a: {main:"): "type goes with prog",
 }
 
