@@ -19,6 +19,7 @@ from backends.trampoline import HOOKS, Attached, Kind, Places, Program, Target
 from backends.trampoline_code import TRAMPOLINE_AT, Code, Reader, prog_address
 from harness.isa.ctypes import rounded_up
 from harness.isa.proto import Proto
+from harness.isa.verified import Verified
 
 _OBJECTS: Final = 0x6B70_0000_0000  # of programs, a page each; the image's own before them
 _POISON: Final = 0xBAD0_BAD0_BAD0_0000
@@ -43,13 +44,14 @@ _LEAVES: Final = ("bl", "blr", "br", "ret", "call")  # what may be followed by t
 class Step:
     """A program as it is attached: what it returns, and whether the kernel refuses to enter it. TR-62.
 
-    `cookie` is what bpf_get_attach_cookie() gives it, 0 for none.
+    `cookie` is what bpf_get_attach_cookie() gives it, 0 for none. `prog` is its own text; without, it notes what it finds.
     """
 
     kind: Kind
     returns: int = 0
     refused: bool = False
     cookie: int = 0
+    prog: Verified | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class TrampolineBench:
         """The traced function, the trampoline and the programs, each in its place."""
         trampoline = trampoline_code.code_at(self.arch, TRAMPOLINE_AT, code)
         self._trampoline = range(TRAMPOLINE_AT, TRAMPOLINE_AT + len(code))
-        parts = [trampoline, *self.functions(), *map(trampoline_code.program, self._readers())]
+        parts = [trampoline, *self.functions(), *self._programs()]
         image = bytearray(max(part.address + len(part.raw) for part in parts) - emu.CODE_BASE)
         self.insns: dict[int, Native] = {}
         for part in parts:
@@ -216,13 +218,17 @@ class TrampolineBench:
         """What `on_code` wants to be called at."""
         return ()
 
-    def _readers(self) -> Iterator[Reader]:
-        """The programs: which words of ctx each may read, and what it returns."""
+    def _programs(self) -> Iterator[Code]:
+        """Which words of ctx each may read, and what it returns."""
         for number, step in enumerate(self.scenario.steps):
+            if step.prog is not None:
+                yield trampoline_code.own_program(self.arch, number, step.prog)
+                continue
             returns = {Kind.FMOD_RET: step.returns, Kind.STRUCT_OPS: self._of_member()}.get(step.kind, 0)
             words = self._words + (step.kind not in (Kind.FENTRY, Kind.STRUCT_OPS))
             session = step.kind is Kind.FSESSION
-            yield Reader(self.arch, number, words, returns, session, self.scenario.func_ip)
+            reader = Reader(self.arch, number, words, returns, session, self.scenario.func_ip)
+            yield trampoline_code.program(reader)
 
     @property
     def _words(self) -> int:
@@ -375,6 +381,8 @@ class TrampolineBench:
         if values[self.abi.sp] != back:
             self.report("ABI-SAVED", f"{done.who} returns with SP {values[self.abi.sp]:#x}, not {back:#x}")
         results = _RESULTS[self.arch] if done.number is None else (self.abi.result,)
+        if done.number is not None and self.scenario.steps[done.number].prog is not None:
+            self._check_own(done, values[self.abi.result])
         self.cpu.write(back, b"\xd7" * done.incoming)  # its own arguments' memory was its own
         self._destroy(values, results)
         self._returned(done)
@@ -383,8 +391,21 @@ class TrampolineBench:
         """What it noted."""
         if done.number is None:
             self._check_args()
-        else:
+        elif self.scenario.steps[done.number].prog is None:
             self._check_ctx(done.number)
+
+    def _check_own(self, done: _Running, returned: int) -> None:
+        """What a program of the case's own returns tells whether it found what the function is called with."""
+        assert done.number is not None
+        step = self.scenario.steps[done.number]
+        wanted = step.returns & (1 << 64) - 1
+        if returned != wanted:
+            self.report("TRAMP-CTX", f"{done.who} returns {returned:#x}, not {wanted:#x}")
+        self._note_returned(step)
+
+    def _note_returned(self, step: Step) -> None:
+        if step.kind is Kind.FMOD_RET and step.returns:
+            self.final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
 
     def _note(self, number: int, words: int) -> list[int]:
         """The first words of a record."""
@@ -474,8 +495,7 @@ class TrampolineBench:
         if self.scenario.func_ip and words[trampoline_code.FUNC_IP] != emu.CODE_BASE:
             ip = words[trampoline_code.FUNC_IP]
             self.report("TRAMP-CTX", f"{who}: the function's address at ctx[-2] is {ip:#x}, not {emu.CODE_BASE:#x}")
-        if step.kind is Kind.FMOD_RET and step.returns:
-            self.final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
+        self._note_returned(step)
 
     def _check_ctx_result(self, who: str, step: Step, got: bytes, meta: int) -> None:
         """TR-10, TR-11: behind the arguments, not at their number."""

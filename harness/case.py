@@ -398,9 +398,22 @@ class _Builder:
         for key in ("calls", "memory", "maps", "at"):
             if key in self.data["expect"]:
                 self.notes.at(("expect", key), f"{key} goes with prog", key=True)
-        traced = build_traced(self.notes, self.data)
+        traced = build_traced(self.notes, self.data, list(self._attached()))
         expect = build_expect(self.notes, self.data["expect"], None, None, b"")
         return None if traced is None else self._case(b"", (), _NOTHING, expect, (), traced)
+
+    def _attached(self) -> Iterator[Prog | None]:
+        """The text of each program on a traced function that has one."""
+        for number, item in enumerate(self.data["trampoline"]["progs"]):
+            kind, more = next(iter(item.items())) if isinstance(item, dict) else (item, None)
+            texts = more.get("prog") if isinstance(more, dict) else None
+            if texts is None:
+                yield None
+                continue
+            self.paths = {}
+            sources = tuple(self._sources_of(("trampoline", "progs", number, kind, "prog"), texts))
+            assembled = None if self.notes.errors else self._assembled(sources, (), ())
+            yield None if assembled is None else assembled.prog
 
     def _kfuncs(self) -> Iterator[Body]:
         for text, returns in self.data.get("kfuncs", {}).items():

@@ -193,8 +193,12 @@ def _type_mismatch(branch: list["ValidationError"], path: Path) -> list[str]:
 
     wanted: list[str] = []
     for error in branch:
-        if isinstance(error.kind, Kind.Type) and tuple(error.instance_path) == path:
+        if tuple(error.instance_path) != path:
+            continue
+        if isinstance(error.kind, Kind.Type):
             wanted += error.kind.types
+        elif isinstance(error.kind, Kind.Enum) and isinstance(error.instance, dict | list):
+            wanted.append("string")  # one of some words
     return wanted
 
 

@@ -1,12 +1,13 @@
 """Cases of trampolines: a call of a traced function from data, and its judgement on one architecture."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.base import Died, Ran, Refused, Unsupported
+from backends.base import Died, Job, Ran, Refused, Unsupported
 from backends.checks import CHECKS
 from backends.decode import disassemble
+from backends.interp import Interpreter
 from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
 from backends.trampoline import Kind, Mode, RefusedError, Target
@@ -16,11 +17,29 @@ from backends.trampoline_code import TRAMPOLINE_AT
 from backends.trampoline_plan import size
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
-from harness.isa.ctypes import ARM64, CInt, CPtr, CType, CVoid, IncompleteError, bare, leaves, size_of, type_text
+from harness.isa.ctypes import (
+    ARM64,
+    CInt,
+    CPtr,
+    CType,
+    CVoid,
+    IncompleteError,
+    bare,
+    leaves,
+    rounded_up,
+    size_of,
+    type_text,
+)
+from harness.isa.insn import CallHelper, CallKfunc, Prog
 from harness.isa.proto import Proto, ProtoError, parse_proto
+from harness.isa.traced import WORD, TracedCtx
+from harness.isa.verified import Verified
 from harness.params import Notes
 from harness.yamldoc import Path, quoted
+from verifier.verdict import Rejected
+from verifier.verify import Verifier
 
+MAX_OWN_INSNS: Final = 100  # of a program of a case's own behind a trampoline
 REFUSED_WORD, ACCEPTED_WORD = "refused", "accepted"
 if TYPE_CHECKING:
     from harness.case import Case
@@ -43,8 +62,8 @@ class TracedCase:
     linux: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
-    """The call; what is wrong is noted, and then there is none."""
+def build_traced(notes: Notes, data: Mapping[str, Any], texts: Sequence[Prog | None]) -> TracedCase | None:
+    """The call; what is wrong is noted, and then there is none. `texts` are programs of the case's own, by attachment."""
     part, expect = data["trampoline"], data["expect"]
     try:
         proto = parse_proto(part["func"])
@@ -66,8 +85,11 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
     if not isinstance(bare(proto.result), CVoid):
         given = part.get("returns", "00" * size(proto.result, ARM64))
         result = reader.bytes_of(("trampoline", "returns"), proto.result, given)
-    steps = tuple(_step(item) for item in part["progs"])
     target = Target(part.get("target", Target.KERNEL.value))
+    own = _Own(notes, proto, target, args)
+    steps = tuple(
+        own.step(number, item, text) for number, (item, text) in enumerate(zip(part["progs"], texts, strict=True))
+    )
     flags = {key: bool(part.get(key, False)) for key in ("func_ip", "tail_call")}
     if flags["tail_call"] and target is not Target.BPF:
         notes.at(("trampoline", "tail_call"), "tail_call goes with target: bpf", key=True)
@@ -84,14 +106,68 @@ def build_traced(notes: Notes, data: Mapping[str, Any]) -> TracedCase | None:
     return None if notes.errors else TracedCase(part["func"], call, places, linux)
 
 
-def _step(item: str | dict[str, int | dict[str, int]]) -> Step:
-    """`fexit`, `{fmod_ret: 7}`: what the program returns, or `{fexit: {cookie: 7}}`."""
-    if isinstance(item, str):
-        return Step(Kind(item))
-    ((kind, given),) = item.items()
-    if isinstance(given, int):
-        return Step(Kind(kind), given)
-    return Step(Kind(kind), given.get("returns", 0), cookie=given.get("cookie", 0))
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """Programs on one function; those of the case's own text are verified, and interpreted for what they return."""
+
+    notes: Notes
+    proto: Proto
+    target: Target
+    args: Sequence[bytes]
+
+    def step(self, number: int, item: "str | dict[str, int | dict[str, Any]]", text: Prog | None) -> Step:
+        """`fexit`, `{fmod_ret: 7}`: what the program returns, or `{fexit: {cookie: 7}}`."""
+        if isinstance(item, str):
+            return Step(Kind(item))
+        ((kind, given),) = item.items()
+        if isinstance(given, int):
+            return Step(Kind(kind), given)
+        path: Path = ("trampoline", "progs", number, kind, "prog")
+        if "prog" in given and "returns" in given:
+            self.notes.at((*path[:-1], "returns"), "returns: the program's own text says what it returns", key=True)
+        cookie = given.get("cookie", 0)
+        if text is None or self.notes.errors:
+            return Step(Kind(kind), given.get("returns", 0), cookie=cookie)
+        verified = self._verified(path, kind, text)
+        if verified is None:
+            return Step(Kind(kind))
+        return Step(
+            Kind(kind), self._returns(path, verified) if kind == "fmod_ret" else 0, cookie=cookie, prog=verified
+        )
+
+    def _verified(self, path: Path, kind: str, text: Prog) -> Verified | None:
+        if self.target is not Target.KERNEL:
+            self.notes.at(path, "prog: a program of the case's own goes with target: kernel", key=True)
+            return None
+        if len(text.insns) > MAX_OWN_INSNS:
+            self.notes.at(path, f"prog: expected at most {MAX_OWN_INSNS} insns, found {len(text.insns)}", key=True)
+            return None
+        if any(isinstance(one, CallHelper | CallKfunc) for one in text.ops):
+            self.notes.at(path, "prog: it calls nothing but its own subprogs here", key=True)
+            return None
+        if (why := why_untraced(self.proto, kind)) is not None:
+            self.notes.at(("trampoline", "func"), f"func: no {kind} program traces it: {why}")
+            return None
+        verdict = Verifier().verify(replace(text, traced=TracedCtx(kind, self.proto)))
+        if isinstance(verdict, Rejected):
+            where = "" if verdict.insn is None else f"{text.where(verdict.insn)}: "
+            self.notes.at(path, f"prog: the verifier refuses it: {where}{verdict.message}", key=True)
+            return None
+        return verdict.verified
+
+    def _returns(self, path: Path, verified: Verified) -> int:
+        """Of an fmod_ret program, which finds 0 behind the arguments; what is above narrow ones must not matter."""
+        found = {self._run(verified, above) for above in (0, 0xFF)}
+        if len(found) > 1:
+            self.notes.at(
+                path, "prog: what it returns depends on bits above a narrow argument, which nobody sets", key=True
+            )
+        return found.pop()
+
+    def _run(self, verified: Verified, above: int) -> int:
+        words = b"".join(raw.ljust(rounded_up(len(raw), WORD), bytes([above])) for raw in self.args)
+        ran = Interpreter().run(Job(verified.prog, verified, words + bytes(WORD), ()))
+        return ran.retval or 0 if isinstance(ran, Ran) else 0
 
 
 def _places(notes: Notes, proto: Proto, arch: str, rows: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -300,3 +300,36 @@ def test_show_tells_who_found_what(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["show", "even_register@prog=fentry", "--backend", backend]) == differs
         shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
         assert [line for line in (*lines, "its caller gets: 0xa") if line not in shown] == []
+
+
+OWN = """\
+- case: x
+  about: It is.
+  spec: TR-61
+  trampoline:
+    func: u64 f(u64 a, u8 b)
+    args: [1, 2]
+    progs: [{fmod_ret: {prog: {main: "r0 = *(u64 *)(r1 + 0)\\nexit"}}}]
+  expect: {verdict: accept, retval: 1}
+"""
+WRONG_OWN = {
+    ("r1 + 0", "r1 + 4"): "prog: the verifier refuses it: main 0: invalid bpf_context access off=4 size=8",
+    ("r1 + 0", "r1 + 8"): "depends on bits above a narrow argument",
+    ("r1 + 0)", "r1 + 0"): "c.yaml:7:",
+    ("exit", "call bpf_get_prandom_u32\\nexit"): "it calls nothing but its own subprogs here",
+    ("exit", "r0 = 1\\n" * 100 + "exit"): "expected at most 100 insns, found 102",
+    ("{prog:", "{returns: 3, prog:"): "returns: the program's own text says what it returns",
+    ("progs:", "target: bpf\n    progs:"): "goes with target: kernel",
+    ("u8 b)", "u8 b, ...)"): "func: no fmod_ret program traces it: The function f with variable args",
+    ("fmod_ret:", "fexit:"): "prog: the verifier refuses it: main 1: At program exit the register R0 has",
+    ("{prog:", "{prig:"): "did you mean 'prog'?",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", WRONG_OWN)
+def test_what_is_wrong_with_a_program_of_its_own(change: tuple[str, str], tmp_path: Path) -> None:
+    assert change[0] in OWN
+    assert load(tmp_path, OWN).errors == ()
+    loaded = load(tmp_path, OWN.replace(*change, 1))
+    assert loaded.cases == ()
+    assert any(WRONG_OWN[change] in str(error) for error in loaded.errors), [str(error) for error in loaded.errors]

@@ -30,6 +30,7 @@ ROWS: Final[list[tuple[type[Double], str, str]]] = [
     (doubles.Arm64MemberReturnsTwice, "ABI-STACK", "targets.yaml::member@what=two"),
     (doubles.Arm64NoEvenRegister, "TRAMP-CTX", "holes.yaml::even_register@prog=fentry"),
     (doubles.Arm64NoGap, "TRAMP-CTX", "holes.yaml::int128_on_the_stack@prog=fentry"),
+    (doubles.Arm64NoGap, "TRAMP-CTX", "own.yaml::behind_a_hole"),
     (doubles.Arm64OldestFirst, "TRAMP-ORDER", "programs.yaml::latest_first"),
     (doubles.Arm64RestoresByArguments, "TRAMP-ARG", "holes.yaml::even_register@prog=fentry"),
     (doubles.Arm64ResultByArguments, "TRAMP-CTX", "holes.yaml::int128_on_the_stack@prog=fexit"),
@@ -76,7 +77,7 @@ class Broken(NativeBackend):
         self.name, self.tracer = "broken", tracer
 
 
-@pytest.mark.parametrize(("double", "check", "case"), ROWS, ids=[row[0].__name__ for row in ROWS])
+@pytest.mark.parametrize(("double", "check", "case"), ROWS, ids=[f"{row[0].__name__}-{row[2]}" for row in ROWS])
 def test_a_case_catches_the_double(double: type[Double], check: str, case: str) -> None:
     backend = Broken(Tracer(double.arch, maker=double))
     assert_caught(Suite().judge(case_of(f"trampoline/{case}"), backend), check)
