@@ -4,7 +4,7 @@ What is right is worked out here from the ABI document's layout and the programs
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from backends import emulator as emu
@@ -44,7 +44,8 @@ _LEAVES: Final = ("bl", "blr", "br", "ret", "call")  # what may be followed by t
 class Step:
     """A program as it is attached: what it returns, and whether the kernel refuses to enter it. TR-62.
 
-    `cookie` is what bpf_get_attach_cookie() gives it, 0 for none. `prog` is its own text; without, it notes what it finds.
+    `cookie` is what bpf_get_attach_cookie() gives it, 0 for none. `prog` is its own text, which says by itself what it returns;
+    without, it notes what it finds.
     """
 
     kind: Kind
@@ -169,11 +170,12 @@ class TrampolineBench:
         whole = scenario.target is Target.BPF
         self.args = [_whole(raw) if whole else raw for raw in scenario.args]
         self.given = _whole(scenario.result) if whole else scenario.result
-        self._expected = expected_events(scenario.steps)
+        self._most_events = len(expected_events([replace(step, returns=0) for step in scenario.steps])) + 8
         self._cookies: dict[int, int] = {}
         self.final = self.given
         self._body = places(self.arch, scenario.target).body
         self._running: list[_Running] = []
+        self._returns = {number: step.returns for number, step in enumerate(scenario.steps) if step.prog is None}
         self.cpu.map_values(())
         self._load(code)
         self.cpu.write(emu.STACK_BASE, bytes([_FILL]) * emu.STACK_BYTES)
@@ -323,8 +325,9 @@ class TrampolineBench:
         mine = self.function_bytes()
         if self.cpu.read(self._caller_sp + mine, len(self._above) - mine) != self._above[mine:]:
             self.report("ABI-STACK", "the caller's own stack changed")
-        if self._out.events != self._expected:
-            wanted, got = "; ".join(self._expected), "; ".join(self._out.events)
+        steps = [replace(step, returns=self._returns.get(number, 0)) for number, step in enumerate(self.scenario.steps)]
+        if self._out.events != (expected := expected_events(steps)):
+            wanted, got = "; ".join(expected), "; ".join(self._out.events)
             self.report("TRAMP-ORDER", f"{got}, not {wanted}")
         placed = self.truth.result
         if placed is not None and not placed.by_reference:
@@ -382,7 +385,7 @@ class TrampolineBench:
             self.report("ABI-SAVED", f"{done.who} returns with SP {values[self.abi.sp]:#x}, not {back:#x}")
         results = _RESULTS[self.arch] if done.number is None else (self.abi.result,)
         if done.number is not None and self.scenario.steps[done.number].prog is not None:
-            self._check_own(done, values[self.abi.result])
+            self._returns[done.number] = values[self.abi.result]
         self.cpu.write(back, b"\xd7" * done.incoming)  # its own arguments' memory was its own
         self._destroy(values, results)
         self._returned(done)
@@ -391,21 +394,16 @@ class TrampolineBench:
         """What it noted."""
         if done.number is None:
             self._check_args()
-        elif self.scenario.steps[done.number].prog is None:
-            self._check_ctx(done.number)
+            return
+        if self.scenario.steps[done.number].prog is None:
+            self._check_ctx(done.number, self._note(done.number, trampoline_code.CTX + self._words + 1))
+        self._note_returned(done.number)
 
-    def _check_own(self, done: _Running, returned: int) -> None:
-        """What a program of the case's own returns tells whether it found what the function is called with."""
-        assert done.number is not None
-        step = self.scenario.steps[done.number]
-        wanted = step.returns & (1 << 64) - 1
-        if returned != wanted:
-            self.report("TRAMP-CTX", f"{done.who} returns {returned:#x}, not {wanted:#x}")
-        self._note_returned(step)
-
-    def _note_returned(self, step: Step) -> None:
-        if step.kind is Kind.FMOD_RET and step.returns:
-            self.final = (step.returns & (1 << 64) - 1).to_bytes(8, "little").ljust(16, b"\0")
+    def _note_returned(self, number: int) -> None:
+        """TR-61: what an fmod_ret program returns, if it is not 0, is the function's result."""
+        returns = self._returns.get(number, 0) & (1 << 64) - 1
+        if self.scenario.steps[number].kind is Kind.FMOD_RET and returns:
+            self.final = returns.to_bytes(8, "little").ljust(16, b"\0")
 
     def _note(self, number: int, words: int) -> list[int]:
         """The first words of a record."""
@@ -462,6 +460,8 @@ class TrampolineBench:
             self.report("TRAMP-CTX", f"{who}: ctx is {ctx:#x}: {error}, where nothing is")
             self.cpu.stop()
             return
+        if step.prog is not None:
+            self._check_ctx(number, self._given_to_own(number, ctx))
         self._entered(who, number, values, 0)
         self._destroy(values, self.abi.int_args[:1])
 
@@ -470,11 +470,20 @@ class TrampolineBench:
         low = self.given[:EIGHTBYTE]
         return int.from_bytes(low, "little") | _POISON >> 8 * len(low) << 8 * len(low)
 
-    def _check_ctx(self, number: int) -> None:
-        """What a program found, which has returned. TR-10 to TR-13."""
+    def _given_to_own(self, number: int, ctx: int) -> list[int]:
+        """What a program that notes nothing is given: the words that another would have noted."""
+        raw = self.cpu.read(ctx - 2 * EIGHTBYTE, EIGHTBYTE * (self._words + 3))
+        ip, meta, *words = (int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), EIGHTBYTE))
+        cookie_at = ctx - EIGHTBYTE * (meta >> 8 & 0xFF)
+        cookie = self._cookies.get(number, 0)
+        if self.scenario.steps[number].kind is Kind.FSESSION:
+            cookie = int.from_bytes(self.cpu.read(cookie_at, EIGHTBYTE), "little")
+        return [meta, ip, cookie_at, cookie, *words]
+
+    def _check_ctx(self, number: int, words: Sequence[int]) -> None:
+        """What a program found, or finds. TR-10 to TR-13."""
         step, count = self.scenario.steps[number], self._words
         who = f"{step.kind.value} program {number}"
-        words = self._note(number, trampoline_code.CTX + count + 1)
         meta, of_ctx = words[trampoline_code.META], words[trampoline_code.CTX :]
         array = b"".join(word.to_bytes(EIGHTBYTE, "little") for word in of_ctx)
         read = count + (step.kind not in (Kind.FENTRY, Kind.STRUCT_OPS))
@@ -495,7 +504,6 @@ class TrampolineBench:
         if self.scenario.func_ip and words[trampoline_code.FUNC_IP] != emu.CODE_BASE:
             ip = words[trampoline_code.FUNC_IP]
             self.report("TRAMP-CTX", f"{who}: the function's address at ctx[-2] is {ip:#x}, not {emu.CODE_BASE:#x}")
-        self._note_returned(step)
 
     def _check_ctx_result(self, who: str, step: Step, got: bytes, meta: int) -> None:
         """TR-10, TR-11: behind the arguments, not at their number."""
@@ -518,7 +526,7 @@ class TrampolineBench:
             self.report("TRAMP-CTX", f"{who}: the meta word says {'return' if returning else 'entry'}")
         if value != self._cookies.get(number, 0):
             self.report("TRAMP-CTX", f"{who}: the session cookie is {value:#x}, not {self._cookies.get(number, 0):#x}")
-        self._cookies[number] = trampoline_code.NEW_COOKIE + number
+        self._cookies[number] = trampoline_code.NEW_COOKIE + number if self.scenario.steps[number].prog is None else 0
 
     def _on_function(self) -> None:
         """The traced function is entered, behind its patched entry."""
@@ -597,7 +605,7 @@ class TrampolineBench:
 
     def _event(self, what: str) -> None:
         self._out.events.append(what)
-        if len(self._out.events) > len(self._expected) + 8:
+        if len(self._out.events) > self._most_events:
             self.report("TRAMP-ORDER", "; ".join(self._out.events))
             self.cpu.stop()
 

@@ -26,7 +26,7 @@ from harness.isa.verified import FuncFacts, Verified
 
 TRAMPOLINE_AT: Final = emu.CODE_BASE + 0x1000  # the traced function lies at the start of the code
 _PROGRAMS_AT: Final = emu.CODE_BASE + 0x3000
-PROGRAM_BYTES: Final = 0x800
+PROGRAM_BYTES: Final = 0x2000
 _WORD: Final = 8
 _ENDBR, _NOP5 = bytes.fromhex("f30f1efa"), bytes.fromhex("0f1f440000")  # Intel SDM, "ENDBR64", "NOP"
 _MOV_X9_X30, _NOP, _BL = 0xAA1E_03E9, 0xD503_201F, 0x9400_0000  # Arm ARM, "MOV", "NOP", "BL"

@@ -22,7 +22,7 @@ from harness.yamldoc import Path as At
 
 if TYPE_CHECKING:
     from harness.graph import Scene
-    from harness.traced import TracedCase
+    from harness.traced import OwnText, TracedCase
 
 __all__ = [
     "Case", "CaseError", "Expect", "ExpectedCall", "ExpectedPlace", "LoadedFile", "find_files", "load_file",
@@ -214,7 +214,7 @@ class _Builder:
         found = [key for key in ("prog", "progs", "elf", "trampoline") if key in self.data]
         if found[:1] != ["prog"]:
             for key in ("type", "func"):
-                if self.data.get(key, "syscall") != "syscall":
+                if key in self.data and (key, self.data[key]) != ("type", "syscall"):
                     self.notes.at((key,), f"{key} goes with prog", key=True)
         if len(found) != 1:
             self.notes.at((), f"expected one of prog, progs, elf and trampoline, found {' and '.join(found) or 'none'}")
@@ -270,8 +270,10 @@ class _Builder:
     def _traced_ctx(self, ctx: bytes | None) -> TracedCtx | None:
         """What a program that traces a function is given; what is wrong with it is noted."""
         kind, text = self.data.get("type", "syscall"), self.data.get("func")
-        if (text is None) != (kind == "syscall"):
-            self.notes.at(("func",) if text else ("type",), f"func goes with a type of {', '.join(KINDS)}", key=True)
+        if text is None and kind != "syscall":
+            self.notes.at(("type",), f"type: {kind} needs func, the prototype of what it traces")
+        if text is not None and kind == "syscall":
+            self.notes.at(("func",), f"func goes with a type of {', '.join(KINDS)}", key=True)
         if text is None or kind == "syscall":
             return None
         if "kfuncs" in self.data:
@@ -279,22 +281,21 @@ class _Builder:
         arrays = [name for name, map_ in self.data.get("maps", {}).items() if map_["type"] == "prog_array"]
         for name in arrays:
             self.notes.at(("maps", name), f"no prog arrays are there for {kind}", key=True)
-        from harness.traced import why_untraced  # most cases do without
+        from backends.trampoline import Mode  # most cases do without
+        from harness.traced import why_untraced
 
         try:
             proto = parse_proto(text)
         except ProtoError as error:
             self.notes.within(("func",), 0, error.column, error.message)
             return None
-        if (why := why_untraced(proto, kind)) is not None:
+        if (why := why_untraced(proto, kind, (Mode.FULL, Mode.LINUX))) is not None:
             self.notes.at(("func",), f"func: no {kind} program traces it: {why}")
             return None
         found = TracedCtx(kind, proto)
         if ctx is not None and len(ctx) != found.size:
             where: At = ("ctx",) if "ctx" in self.data else ("func",)
-            self.notes.at(
-                where, f"ctx: expected {found.size} bytes, a word for each of {proto.name}'s, found {len(ctx)}"
-            )
+            self.notes.at(where, f"ctx: expected {found.size} bytes, the words of {found.holds}, found {len(ctx)}")
         return found
 
     def _graph(self) -> Case | None:
@@ -402,8 +403,10 @@ class _Builder:
         expect = build_expect(self.notes, self.data["expect"], None, None, b"")
         return None if traced is None else self._case(b"", (), _NOTHING, expect, (), traced)
 
-    def _attached(self) -> Iterator[Prog | None]:
+    def _attached(self) -> "Iterator[OwnText | None]":
         """The text of each program on a traced function that has one."""
+        from harness.traced import OwnText
+
         for number, item in enumerate(self.data["trampoline"]["progs"]):
             kind, more = next(iter(item.items())) if isinstance(item, dict) else (item, None)
             texts = more.get("prog") if isinstance(more, dict) else None
@@ -413,7 +416,7 @@ class _Builder:
             self.paths = {}
             sources = tuple(self._sources_of(("trampoline", "progs", number, kind, "prog"), texts))
             assembled = None if self.notes.errors else self._assembled(sources, (), ())
-            yield None if assembled is None else assembled.prog
+            yield None if assembled is None else OwnText(assembled, dict(self.paths))
 
     def _kfuncs(self) -> Iterator[Body]:
         for text, returns in self.data.get("kfuncs", {}).items():

@@ -396,8 +396,9 @@ def _compilers(commands: Sequence[str]) -> "list[Compiler]":
     except CompilerError as error:
         raise InputError(str(error)) from error
     if not found:
-        raise InputError(f"--compiler {commands[0]}: no gcc or clang for arm64 or x86-64 is here")
-    return list(dict.fromkeys(found))
+        what = "is no gcc or clang for arm64 or x86-64" if named else "no gcc or clang for arm64 or x86-64 is here"
+        raise InputError(f"--compiler {commands[0]}: {what}")
+    return list({str(one): one for one in found}.values())
 
 
 def tail_sweep(options: argparse.Namespace) -> int:

@@ -219,10 +219,20 @@ def html(report: Record) -> str:
     failures = [r for r in report["results"] if r["status"] in ("failed", "error")]
     differing = [r for r in report["results"] if r["status"] == "differs"]
     layouts = _layouts(report["results"])
-    page = env.get_template("report.html.j2")
-    return page.render(
+    return _page(env).render(
         report=report, files=files, backends=backends, failures=failures, differing=differing, layouts=layouts
     )
+
+
+def _page(env: "jinja2.Environment") -> "jinja2.Template":
+    """The template; where what was kept of it is damaged, it is compiled again."""
+    try:
+        return env.get_template("report.html.j2")
+    except Exception:  # noqa: BLE001
+        if env.bytecode_cache is not None:
+            env.bytecode_cache.clear()
+        env.bytecode_cache = None
+        return env.get_template("report.html.j2")
 
 
 def compiled_templates(templates: Path) -> "jinja2.BytecodeCache | None":

@@ -4,35 +4,35 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from backends.base import Died, Job, Ran, Refused, Unsupported
+from backends.base import Died, Ran, Refused, Unsupported
 from backends.checks import CHECKS
 from backends.decode import disassemble
-from backends.interp import Interpreter
 from backends.linux.tracing import LinuxTracer, Theirs
 from backends.tracing import Traced, Tracer
-from backends.trampoline import Kind, Mode, RefusedError, Target
+from backends.trampoline import MAX_ARGS, Kind, Mode, RefusedError, Target
 from backends.trampoline_bench import Outcome as TracedOutcome
 from backends.trampoline_bench import Scenario, Step, layout_of
 from backends.trampoline_code import TRAMPOLINE_AT
 from backends.trampoline_plan import size
 from harness.check import Mismatch
 from harness.expect import Expect, hex_bytes
+from harness.isa.asm import Assembled
 from harness.isa.ctypes import (
     ARM64,
     CInt,
     CPtr,
+    CStruct,
     CType,
     CVoid,
     IncompleteError,
     bare,
     leaves,
-    rounded_up,
     size_of,
     type_text,
 )
-from harness.isa.insn import CallHelper, CallKfunc, Prog
+from harness.isa.insn import CallHelper, CallKfunc
 from harness.isa.proto import Proto, ProtoError, parse_proto
-from harness.isa.traced import WORD, TracedCtx
+from harness.isa.traced import TracedCtx
 from harness.isa.verified import Verified
 from harness.params import Notes
 from harness.yamldoc import Path, quoted
@@ -62,7 +62,7 @@ class TracedCase:
     linux: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def build_traced(notes: Notes, data: Mapping[str, Any], texts: Sequence[Prog | None]) -> TracedCase | None:
+def build_traced(notes: Notes, data: Mapping[str, Any], texts: "Sequence[OwnText | None]") -> TracedCase | None:
     """The call; what is wrong is noted, and then there is none. `texts` are programs of the case's own, by attachment."""
     part, expect = data["trampoline"], data["expect"]
     try:
@@ -86,7 +86,7 @@ def build_traced(notes: Notes, data: Mapping[str, Any], texts: Sequence[Prog | N
         given = part.get("returns", "00" * size(proto.result, ARM64))
         result = reader.bytes_of(("trampoline", "returns"), proto.result, given)
     target = Target(part.get("target", Target.KERNEL.value))
-    own = _Own(notes, proto, target, args)
+    own = _Own(notes, proto, target)
     steps = tuple(
         own.step(number, item, text) for number, (item, text) in enumerate(zip(part["progs"], texts, strict=True))
     )
@@ -107,15 +107,22 @@ def build_traced(notes: Notes, data: Mapping[str, Any], texts: Sequence[Prog | N
 
 
 @dataclass(frozen=True, slots=True)
+class OwnText:
+    """A program of a case's own, assembled, and where each of its subprogs is in the case."""
+
+    assembled: Assembled
+    paths: Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
 class _Own:
-    """Programs on one function; those of the case's own text are verified, and interpreted for what they return."""
+    """Programs on one function; those of the case's own text are verified."""
 
     notes: Notes
     proto: Proto
     target: Target
-    args: Sequence[bytes]
 
-    def step(self, number: int, item: "str | dict[str, int | dict[str, Any]]", text: Prog | None) -> Step:
+    def step(self, number: int, item: "str | dict[str, int | dict[str, Any]]", text: "OwnText | None") -> Step:
         """`fexit`, `{fmod_ret: 7}`: what the program returns, or `{fexit: {cookie: 7}}`."""
         if isinstance(item, str):
             return Step(Kind(item))
@@ -125,17 +132,18 @@ class _Own:
         path: Path = ("trampoline", "progs", number, kind, "prog")
         if "prog" in given and "returns" in given:
             self.notes.at((*path[:-1], "returns"), "returns: the program's own text says what it returns", key=True)
+        if "returns" in given and kind != "fmod_ret":
+            self.notes.at((*path[:-1], "returns"), "returns goes with fmod_ret; others return 0", key=True)
         cookie = given.get("cookie", 0)
         if text is None or self.notes.errors:
             return Step(Kind(kind), given.get("returns", 0), cookie=cookie)
         verified = self._verified(path, kind, text)
         if verified is None:
             return Step(Kind(kind))
-        return Step(
-            Kind(kind), self._returns(path, verified) if kind == "fmod_ret" else 0, cookie=cookie, prog=verified
-        )
+        return Step(Kind(kind), cookie=cookie, prog=verified)
 
-    def _verified(self, path: Path, kind: str, text: Prog) -> Verified | None:
+    def _verified(self, path: Path, kind: str, own: "OwnText") -> Verified | None:
+        text = own.assembled.prog
         if self.target is not Target.KERNEL:
             self.notes.at(path, "prog: a program of the case's own goes with target: kernel", key=True)
             return None
@@ -150,24 +158,14 @@ class _Own:
             return None
         verdict = Verifier().verify(replace(text, traced=TracedCtx(kind, self.proto)))
         if isinstance(verdict, Rejected):
-            where = "" if verdict.insn is None else f"{text.where(verdict.insn)}: "
-            self.notes.at(path, f"prog: the verifier refuses it: {where}{verdict.message}", key=True)
+            message = f"the verifier refuses it: {verdict.message.replace(chr(10), '; ')}"
+            if verdict.insn is None:
+                self.notes.at(path, message, key=True)
+                return None
+            subprog, place = text.subprogs[text.subprog_of(verdict.insn)], own.assembled.places[verdict.insn]
+            self.notes.within(own.paths[subprog.name], place.line, place.column, message)
             return None
         return verdict.verified
-
-    def _returns(self, path: Path, verified: Verified) -> int:
-        """Of an fmod_ret program, which finds 0 behind the arguments; what is above narrow ones must not matter."""
-        found = {self._run(verified, above) for above in (0, 0xFF)}
-        if len(found) > 1:
-            self.notes.at(
-                path, "prog: what it returns depends on bits above a narrow argument, which nobody sets", key=True
-            )
-        return found.pop()
-
-    def _run(self, verified: Verified, above: int) -> int:
-        words = b"".join(raw.ljust(rounded_up(len(raw), WORD), bytes([above])) for raw in self.args)
-        ran = Interpreter().run(Job(verified.prog, verified, words + bytes(WORD), ()))
-        return ran.retval or 0 if isinstance(ran, Ran) else 0
 
 
 def _places(notes: Notes, proto: Proto, arch: str, rows: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -202,7 +200,8 @@ class _Values:
         if isinstance(value, list):
             return self._members(path, ctype, value, length)
         if not isinstance(bare(ctype), CInt | CPtr):
-            self.notes.at(path, f"expected a list of the members of {type_text(ctype)}, found {value}")
+            members = "a list of the members" if isinstance(bare(ctype), CStruct) else f"the {length} bytes, in hex,"
+            self.notes.at(path, f"expected {members} of {type_text(ctype)}, found {value}")
             return bytes(length)
         return self._number(path, ctype, value, length)
 
@@ -224,15 +223,16 @@ class _Values:
         return bytes(raw)
 
 
-def why_untraced(proto: Proto, kind: str) -> str | None:
-    """Why no trampoline calls a program for this function; None where one does."""
+def why_untraced(proto: Proto, kind: str, modes: Sequence[Mode] = (Mode.FULL,)) -> str | None:
+    """Why no trampoline calls a program for this function, on one architecture or another; None where one does."""
     from backends.tracing import PLANS
 
-    try:
-        for plan in PLANS.values():
-            plan(proto, [Kind(kind)], Mode.FULL)
-    except RefusedError as refusal:
-        return refusal.message or str(refusal)
+    for plan in PLANS.values():
+        for mode in modes:
+            try:
+                plan(proto, [Kind(kind)], mode)
+            except RefusedError as refusal:
+                return refusal.message or f"its arguments have more than {MAX_ARGS} words"
     return None
 
 

@@ -153,7 +153,7 @@ def region_rules(
         bounds = known if base.var is None else rules.VariableStackBounds
         yield bounds(reg, base, off, size, is_write)
     elif isinstance(base, CtxPtr) and base.traced is not None:
-        yield rules.TracedCtxAccess(base, off, size, is_write)
+        yield rules.TracedCtxAccess(reg, base, off, size, is_write)
     elif isinstance(base, CtxPtr):
         yield rules.CtxBounds(reg, base, off, size)
     elif isinstance(base, ValuePtr):

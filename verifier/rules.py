@@ -23,6 +23,7 @@ from verifier.state import (
     RegState,
     ValuePtr,
     is_memory,
+    is_traced_ctx,
     type_word,
 )  # fmt: skip
 
@@ -405,6 +406,7 @@ class TracedCtxAccess:
 
     id: ClassVar[str] = "ctx-access"
     errno: ClassVar[int] = EACCES
+    reg: int
     base: CtxPtr
     off: int
     size: int
@@ -421,6 +423,8 @@ class TracedCtxAccess:
     def _refusal(self) -> str | None:
         assert self.base.traced is not None
         tnum = whole_offset(self.base).tnum
+        if not tnum.mask and (moved := signed(tnum.value, 32)) < 0:
+            return f"negative offset ctx ptr R{self.reg} off={moved} disallowed"
         if tnum.mask:
             return f"variable ctx access var_off=({tnum.value:#x}; {tnum.mask:#x}) disallowed"
         at = signed(tnum.value + self.off, 32)
@@ -710,12 +714,13 @@ class HelperMemory:
     state: RegState
 
     def holds(self, frame: Frame) -> bool:
-        """It is."""
-        return is_memory(self.state)
+        """It is; what a traced function was called with is none."""
+        return is_memory(self.state) and not is_traced_ctx(self.state)
 
     def message(self) -> str:
         """Linux's words."""
-        return f"R{self.reg} type={type_word(self.state)} expected={MEM_TYPES}"
+        expected = type_word(FramePtr(0, 0)) if is_traced_ctx(self.state) else MEM_TYPES
+        return f"R{self.reg} type={type_word(self.state)} expected={expected}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,11 @@ def is_memory(reg: RegState) -> bool:
     return isinstance(reg, FramePtr | CtxPtr) or (isinstance(reg, ValuePtr) and not reg.lookup)
 
 
+def is_traced_ctx(reg: RegState) -> bool:
+    """The context of a program that traces a function, which is memory for nobody but the program itself."""
+    return isinstance(reg, CtxPtr) and reg.traced is not None
+
+
 def _same_region(new: Region, old: Region) -> bool:
     match new, old:
         case FramePtr(), FramePtr():

@@ -61,6 +61,7 @@ from verifier.state import (
     ValuePtr,
     decided,
     entry_frame,
+    is_traced_ctx,
     lookups_within,
     reg_within,
     slot_within,
@@ -486,8 +487,9 @@ class Verifier:
             if isinstance(ctype, CInt) and not isinstance(reg, Scalar):
                 raise Refusal("global-args", f"R{index + 1} is not a scalar\n{bad}", rules.EINVAL)
             if isinstance(ctype, CPtr) and ctype.ctx and reg != CtxPtr(0, traced=self._prog.traced):
-                raise Refusal("global-args", f"R{index + 1} expects pointer to ctx\n{bad}", rules.EINVAL)
-            if isinstance(ctype, CPtr) and not ctype.ctx and not isinstance(reg, Pointer):
+                text = f"{bad}" if isinstance(reg, CtxPtr) else f"R{index + 1} expects pointer to ctx\n{bad}"
+                raise Refusal("global-args", text, rules.EACCES if isinstance(reg, CtxPtr) else rules.EINVAL)
+            if isinstance(ctype, CPtr) and not ctype.ctx and (not isinstance(reg, Pointer) or is_traced_ctx(reg)):
                 raise Refusal("global-args", f"R{index + 1} invalid pointer\n{bad}", rules.EINVAL)
 
     # --- pruning
@@ -581,10 +583,8 @@ def _never_null(value: RegState) -> bool:
 
 
 def _pointer_branch(insn: Branch, left: RegState, right: RegState) -> bool | None:
-    """A pointer compared with 0 for equality: pointers to stack and context are never NULL."""
-    zero = Scalar.const(0)
-    plain = isinstance(left, Pointer) and insn.bits == 64 and right == zero
-    plain = plain and (left.var is None if isinstance(left, FramePtr | CtxPtr) else _never_null(left))
+    """A pointer compared with 0 for equality; Linux does not say that those to stack and context are not NULL."""
+    plain = isinstance(left, Pointer) and insn.bits == 64 and right == Scalar.const(0) and _never_null(left)
     if plain and insn.op in (op.JEQ, op.JNE):
         return insn.op is op.JNE
     return None

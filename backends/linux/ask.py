@@ -106,7 +106,7 @@ def ask(kernel: Kernel, job: Job, kfuncs: KfuncIds | None = None, attach: Attach
     answer = _asked(kernel, job, kfuncs, Wish(attach=attach))
     if attach is None or job.prog.traced is None:
         return answer
-    return replace(answer, log=answer.log.replace(f"'{attach.name}'", f"'{job.prog.traced.proto.name}'"))
+    return replace(answer, log=re.sub(rf"\b{attach.name}\b", job.prog.traced.proto.name, answer.log))
 
 
 def _asked(kernel: Kernel, job: Job, kfuncs: KfuncIds | None, wish: "Wish") -> Answer:

@@ -23,7 +23,7 @@ from backends.trampoline_code import Code, code_at
 from backends.x86_64 import encode as x86
 from harness.isa.ctypes import ARM64, CInt, CType, CVoid, Param, bare, leaves, type_text
 
-COMPILED_AT: Final = emu.CODE_BASE + 0x2_0000  # behind the programs; a page's start
+COMPILED_AT: Final = emu.CODE_BASE + 0x8_0000  # behind the programs; a page's start
 # As kernels are compiled, where an interrupt uses what is below SP.
 _FLAGS: Final = {"arm64": (), "x86_64": ("-mno-red-zone",)}
 _BOOL: Final = CInt("bool", 1, False)

@@ -28,6 +28,11 @@ class TracedCtx:
         return WORD * (self._words() + self.has_result)
 
     @property
+    def holds(self) -> str:
+        """What `size` is made of, in words."""
+        return f"{self.proto.name}'s arguments{' and its result' if self.has_result else ''}"
+
+    @property
     def has_result(self) -> bool:
         """Whether the result comes after the arguments."""
         return self.kind != "fentry" and not isinstance(bare(self.proto.result), CVoid)

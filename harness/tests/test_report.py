@@ -12,6 +12,7 @@ import pytest
 from backends.calls import Body
 from backends.native import NativeBackend
 from backends.x86_64.jit import X8664Jit
+from harness import report
 from harness.case import Case, load_file
 from harness.report import Record, compiled_templates, counts, failure_lines, html, junit, record_of, report_data
 from harness.suite import Suite
@@ -143,3 +144,17 @@ def test_the_compiled_template_is_kept_where_that_may_be(tmp_path: Path, monkeyp
     assert compiled_templates(tmp_path) is not None
     assert (tmp_path / "__pycache__").is_dir()
     assert compiled_templates(tmp_path / "is" / "not" / "there") is None
+
+
+def test_a_damaged_template_is_compiled_again(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    cache = compiled_templates(tmp_path)
+    monkeypatch.setattr(report, "compiled_templates", lambda templates: cache)
+    data = report_data(records, [], interrupted=False, command="callconv run")
+    whole = html(data)
+    (kept,) = (tmp_path / "__pycache__").iterdir()
+    for size in (0, 5, 24, 30, 1000):
+        kept.write_bytes(kept.read_bytes()[:size])
+        assert html(data) == whole

@@ -313,15 +313,15 @@ OWN = """\
   expect: {verdict: accept, retval: 1}
 """
 WRONG_OWN = {
-    ("r1 + 0", "r1 + 4"): "prog: the verifier refuses it: main 0: invalid bpf_context access off=4 size=8",
-    ("r1 + 0", "r1 + 8"): "depends on bits above a narrow argument",
+    ("r1 + 0", "r1 + 4"): "c.yaml:7:39: the verifier refuses it: invalid bpf_context access off=4 size=8",
+    ("fmod_ret: {prog", "fentry: {returns: 5, prog"): "returns goes with fmod_ret; others return 0",
     ("r1 + 0)", "r1 + 0"): "c.yaml:7:",
     ("exit", "call bpf_get_prandom_u32\\nexit"): "it calls nothing but its own subprogs here",
     ("exit", "r0 = 1\\n" * 100 + "exit"): "expected at most 100 insns, found 102",
     ("{prog:", "{returns: 3, prog:"): "returns: the program's own text says what it returns",
     ("progs:", "target: bpf\n    progs:"): "goes with target: kernel",
     ("u8 b)", "u8 b, ...)"): "func: no fmod_ret program traces it: The function f with variable args",
-    ("fmod_ret:", "fexit:"): "prog: the verifier refuses it: main 1: At program exit the register R0 has",
+    ("fmod_ret:", "fexit:"): "the verifier refuses it: At program exit the register R0 has",
     ("{prog:", "{prig:"): "did you mean 'prog'?",
 }  # fmt: skip
 

@@ -23,15 +23,23 @@ RIGHT = """\
 
 WRONG = {
     ("  type: fexit\n", ""): "c.yaml:4:3: func goes with a type of fentry, fexit, fmod_ret, fsession",
-    ("  func: int f(u64 a, struct {u64 x; u8 y;} b)\n", ""): "c.yaml:4:3: func goes with a type of fentry, fexit",
-    ("type: fexit", "type: fentry"): "c.yaml:6:8: ctx: expected 24 bytes, a word for each of f's, found 32",
+    (
+        "  func: int f(u64 a, struct {u64 x; u8 y;} b)\n",
+        "",
+    ): "c.yaml:4:9: type: fexit needs func, the prototype of what it traces",
+    ("type: fexit", "type: fentry"): "c.yaml:6:8: ctx: expected 24 bytes, the words of f's arguments, found 32",
     ("int f(u64 a", "void f(u64 a"): "c.yaml:6:8: ctx: expected 24 bytes",
-    ("  ctx: ", "  # "): "ctx: expected 32 bytes, a word for each of f's, found 0",
+    ("  ctx: ", "  # "): "ctx: expected 32 bytes, the words of f's arguments and its result, found 0",
     (
         "u8 y;} b",
         "u8 y;} b, float c",
     ): "func: no fexit program traces it: The function f arg2 type FLOAT is unsupported.",
     ("int f(", "__int128 f("): "func: no fexit program traces it: Attach to function f with a >8 byte return value",
+    (
+        "int f(",
+        "struct {int a;} f(",
+    ): "func: no fexit program traces it: The function f return type STRUCT is unsupported.",
+    ("int f(u64 a", f"int f({', '.join(['u64'] * 11)}"): "its arguments have more than 12 words",
     ("u64 a", "u65 a"): "c.yaml:5:",
     ("  prog:", '  kfuncs: {"u64 k(void)": 1}\n  prog:'): "no kfuncs are there for fexit",
     ("  prog:", "  maps: {p: {type: prog_array, entries: 1}}\n  prog:"): "no prog arrays are there for fexit",
