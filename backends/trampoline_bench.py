@@ -495,7 +495,10 @@ class TrampolineBench:
         for index, (placed, param, wanted) in enumerate(rows, 1):
             got = self.passed(placed, array[at : at + len(wanted)], wanted)
             if got != wanted:
-                text = f"{who}: argument {index} `{param.name}` at ctx[{at // 8}] is {_hex(got)}, not {_hex(wanted)}"
+                text = (
+                    f"{who}: argument {index} `{param.name}` ({placed.rule}) at ctx[{at // 8}] is {_hex(got)}, "
+                    f"not {_hex(wanted)}"
+                )
                 self.report("TRAMP-CTX", text)
             at += rounded_up(len(wanted), EIGHTBYTE)
         self._check_ctx_result(who, step, array[at : at + EIGHTBYTE], meta)

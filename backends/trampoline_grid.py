@@ -21,7 +21,8 @@ TYPES: Final = {
     "struct of 12": "struct {int a, b, c;}", "struct of 16": "struct {u64 a, b;}", "aligned member": "struct {u64 a __attribute__((aligned(16)));}",
     "aligned struct": "struct {u64 a, b;} __attribute__((aligned(16)))", "struct of __int128": "struct {__int128 a;}",
     "packed struct": "struct {u8 a; u64 b; u8 c[7];} __attribute__((packed))", "packed __int128": "struct {__int128 a;} __attribute__((packed))",
-    "union of 16": "union {u64 a; struct {u64 b, c;} d;}",
+    "union of 16": "union {u64 a; struct {u64 b, c;} d;}", "packed struct of 5": "struct {u8 a; u32 b;} __attribute__((packed))",
+    "packed struct of 7": "struct {u8 a; u16 b[3];} __attribute__((packed))", "packed struct of 8": "struct {u8 a; u32 b; u8 c[3];} __attribute__((packed))",
 }  # fmt: skip
 REFUSED_TYPES: Final = ("float", "struct {u64 a, b; u8 c;}", "struct {}", "double")
 RESULTS: Final = ("u64", "void", "int", "u8", "void *", "__int128", "struct {int a, b;}", "struct {u64 a, b;}")

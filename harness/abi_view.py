@@ -137,7 +137,7 @@ def text_lines(view: View) -> Iterator[str]:
     yield ""
     yield from _table(view)
     yield ""
-    yield "Each row is a register or 8 bytes of stack, its lowest byte to the right; numbers are bytes of the argument, `.` is unspecified."
+    yield "Each row is a register or 8 bytes of stack, its lowest byte to the right; numbers are bytes of the argument, its padding among them; `.` is nothing of it, and unspecified."
     shown = picture(view)
     if shown.registers:
         yield "  registers"

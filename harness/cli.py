@@ -221,9 +221,10 @@ def show(options: argparse.Namespace) -> int:
     say(f"  {case.about}")
     say(f"  spec    {'; '.join(case.spec)}")
     if case.traced is not None and (tracer := getattr(backend, "tracer", None)) is not None:
+        from backends.trampoline import Mode
         from harness.traced import listing
 
-        for line in ["", *listing(case.traced, tracer), ""]:
+        for line in ["", *listing(case.traced, tracer, Mode(options.mode)), ""]:
             say(line)
     else:
         _show_listing(result, text_form(options.form))
@@ -516,6 +517,12 @@ def parser() -> argparse.ArgumentParser:
     _section_option(shows)
     _form_option(shows)
     shows.add_argument("--backend", required=True, metavar="NAME", help=names)
+    shows.add_argument(
+        "--mode",
+        choices=("full", "linux"),
+        default="full",
+        help="the trampoline as the ABI asks, or as Linux 7.2 makes it",
+    )
     _kernel_options(shows)
     shows.set_defaults(do=show)
 

@@ -347,17 +347,19 @@ def judge_theirs(case: "Case", traced: TracedCase, name: str, tracer: LinuxTrace
     return Result(case, name, "failed", None, outcome, mismatches=tuple(right), listing=lines, arch=arch)
 
 
-def listing(case: TracedCase, tracer: Tracer | LinuxTracer) -> list[str]:
-    """What a trampoline knows, does and is, as lines for `show`."""
+def listing(case: TracedCase, tracer: Tracer | LinuxTracer, mode: Mode = Mode.FULL) -> list[str]:
+    """What a trampoline knows, does and is, as lines for `show`. A kernel's own has no other mode."""
     if isinstance(tracer, LinuxTracer):
         found = tracer.theirs(case.call)
         if isinstance(found, Theirs):
             return [f"{case.call.proto}", *native_lines(tracer.arch, case.call, found.outcome, found.code)]
         return [f"refused at {found}" if isinstance(found, RefusedError) else found.reason]
-    full = tracer.trace(case.call, Mode.FULL)
+    full = tracer.trace(case.call, mode)
     if isinstance(full, RefusedError):
         return [f"refused at {full}"]
     lines = [f"{case.call.proto}"]
+    if mode is Mode.LINUX:
+        lines += ["", *(f"  {one.check}: {one.message}" for one in full.outcome.violations)]
     for index, slot in enumerate(full.plan.slots):
         name = case.call.proto.params[slot.arg].name
         part = f"{name}, bytes {slot.at} to {slot.at + slot.size - 1}"

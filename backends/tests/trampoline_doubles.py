@@ -233,6 +233,13 @@ class X86NarrowAlwaysCleared(X8664Trampoline):
         return True
 
 
+class X86NarrowByTheLast(X8664Trampoline):
+    """TB-13: whether the slot on the stack is narrow is asked of the last argument, which is in a register."""
+
+    def single_narrow(self) -> bool:
+        return len(list(self.plan.on_stack)) == 1 and self.plan.slots[-1].size + self.plan.slots[-1].at <= 4
+
+
 class X86WholeTypeNotSeen(X8664Trampoline):
     """TB-07: an attribute on a whole struct does not align it."""
 

@@ -227,8 +227,10 @@ class X8664Trampoline:
             self._emit(x86.mov_m32i(Mem(Gpr.RBP, to + 4), 0))
 
     def single_narrow(self) -> bool:
-        """Whether one slot is on the stack, and the last argument has at most 4 bytes."""
-        return len(list(self.plan.on_stack)) == 1 and self.plan.slots[-1].size + self.plan.slots[-1].at <= 4
+        """Whether one slot is on the stack, and has at most 4 bytes; Linux 7.2 asks that of the last argument, wherever it is."""
+        stacked = [self.plan.slots[index] for index, _ in self.plan.on_stack]
+        asked = stacked[0] if len(stacked) == 1 and self.plan.exact else self.plan.slots[-1]
+        return len(stacked) == 1 and asked.size + asked.at <= 4
 
     def incoming(self) -> int:
         """From RBP to the caller's stack arguments. TR-25."""

@@ -1,5 +1,6 @@
 """C declarations as people write them, to types. C11 6.7; GCC's attributes `packed`, `aligned` and `vector_size`."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 from harness.isa import cnames
 from harness.isa.cattributes import AttributeReader, Attributes
 from harness.isa.cconst import Constants
-from harness.isa.ctokens import ProtoError, Tokens
+from harness.isa.ctokens import MAX_DEPTH, ProtoError, Tokens
 from harness.isa.ctypes import (
     ARM64,
     X86_64,
@@ -31,6 +32,7 @@ from harness.isa.ctypes import (
 )
 
 MAX_BYTES: Final = 1 << 40  # of one object
+MAX_MEMBERS: Final = 4096  # of a struct, those of its members among them
 MAX_PARAMS: Final = 64  # of a text; how many a program may have is the verifier's question
 _MEASURES: Final = {"sizeof": size_of, "_Alignof": align_of, "alignof": align_of}
 _TYPE_WORDS: Final = cnames.KEYWORD_WORDS | cnames.QUALIFIERS | {"struct", "union", "enum"}
@@ -54,6 +56,7 @@ class Declarations:
         self.columns: dict[str, int] = {}  # of each parameter's type, by its name
         self._tags: dict[str, CStruct | CInt] = {}
         self._typedefs = dict(cnames.TYPEDEFS)
+        self._counts: dict[int, tuple[CStruct, int]] = {}  # members of each struct, by its identity
         self._constants = Constants(self.tokens, lambda word: self._measured(_MEASURES[word]))
         self.attributes = AttributeReader(self.tokens, self._constants, self._alignment)
 
@@ -131,10 +134,24 @@ class Declarations:
         tokens.leave()
         self.attributes.read_all(attributes)
         struct = CStruct(tag, members, is_union, attributes.packed, attributes.aligned)
+        self._count(struct, column)
         self._size(struct, column)
         if tag:
             self._tags[tag] = struct
         return struct
+
+    def _count(self, struct: CStruct, column: int) -> None:
+        """A struct in two members of another counts twice, so that short texts cannot make what takes hours to look at."""
+        count = sum(self._counted(member.type) for member in struct.members or ())
+        if count > MAX_MEMBERS:
+            text = f"{struct.keyword} {struct.name}".strip()
+            raise ProtoError(column, f"{text} has more than {MAX_MEMBERS} members, those of its members among them")
+        self._counts[id(struct)] = struct, count
+
+    def _counted(self, ctype: CType) -> int:
+        while isinstance(ctype, CAligned | CArray):
+            ctype = ctype.of
+        return self._counts[id(ctype)][1] if id(ctype) in self._counts else 1
 
     def _struct_tagged(self, tag: str, keyword: str, column: int) -> CStruct | None:
         known = self._tags.get(tag)
@@ -155,8 +172,8 @@ class Declarations:
             tokens.want(";")
             if is_union and isinstance(members[-1].type, CArray) and members[-1].type.count is None:
                 raise ProtoError(column, "an array without a length cannot be in a union")
-        names = [member.name for member in members if member.name]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        names = Counter(member.name for member in members if member.name)
+        if twice := next((name for name, count in names.items() if count > 1), None):
             raise ProtoError(tokens.column() - 1, f"there are two members {twice!r}")
         return members
 
@@ -250,10 +267,13 @@ class Declarations:
         """A name, which may be missing where `what` is None, and its type. Raises ProtoError."""
         tokens = self.tokens
         tokens.enter()
+        column = tokens.column()
         while tokens.accept("*"):
             base = CPtr(base)
             while tokens.accept(*cnames.QUALIFIERS):
                 pass
+        if _pointers(base) > MAX_DEPTH:
+            raise ProtoError(column, f"pointers to pointers more than {MAX_DEPTH} deep")
         if tokens.peek() == "(" and not (tokens.peek(1) in (")", "...") or self._is_type(tokens.peek(1))):
             start = tokens.at + 1
             tokens.skip_parentheses()
@@ -378,3 +398,11 @@ def promote(ctype: CType) -> CType:
     if isinstance(passed, CInt) and passed.size < cnames.INT.size:
         return cnames.INT
     return cnames.DOUBLE if passed == CFloat("float", 4) else ctype
+
+
+def _pointers(ctype: CType) -> int:
+    """How many there are before something else."""
+    count = 0
+    while isinstance(ctype, CPtr):
+        ctype, count = ctype.to, count + 1
+    return count

@@ -35,7 +35,7 @@ arm64: AAPCS64 2025Q4. Places as the callee finds them at entry.
   result    struct {long r[3];}         24      8  memory at x8  result
   stack     48 bytes
 
-Each row is a register or 8 bytes of stack, its lowest byte to the right; numbers are bytes of the argument, `.` is unspecified.
+Each row is a register or 8 bytes of stack, its lowest byte to the right; numbers are bytes of the argument, its padding among them; `.` is nothing of it, and unspecified.
   registers
   x8         | 7  6  5  4  3  2  1  0| address for the result
   x0         | .  .  .  .  3  2  1  0| a

@@ -333,3 +333,14 @@ def test_what_is_wrong_with_a_program_of_its_own(change: tuple[str, str], tmp_pa
     loaded = load(tmp_path, OWN.replace(*change, 1))
     assert loaded.cases == ()
     assert any(WRONG_OWN[change] in str(error) for error in loaded.errors), [str(error) for error in loaded.errors]
+
+
+def test_show_has_what_linux_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    """The mode that a case runs in either way, by itself."""
+    arguments = ["show", "even_register@prog=fentry", "--backend", "jit-arm64", "--mode", "linux"]
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert (
+        "TRAMP-CTX: fentry program 0: argument 2 `b` (C.11) at ctx[1] is " in shown or "(C.12) at ctx[1] is " in shown
+    )
+    assert "finds in ctx: 0x1 0xbad0bad0bad0000e 0x2 0x3" in shown

@@ -51,6 +51,12 @@ ROWS: Final[list[tuple[type[Double], str, str]]] = [
     (doubles.X86MemberResultLost, "TRAMP-RESULT", "targets.yaml::member@what=two"),
     (doubles.X86MemberUnmarked, "ABI-LAND", "targets.yaml::member@what=none"),
     (doubles.X86NarrowAlwaysCleared, "TRAMP-CTX", f"holes.yaml::{PACKED}"),
+    (
+        doubles.X86NarrowByTheLast,
+        "TRAMP-CTX",
+        "holes.yaml::a_packed_struct_before_a_narrow_one@struct=struct {u8 x; u32 y;} __attribute__((packed)),"
+        "value=0203040506,narrow=u8,prog=fentry",
+    ),
     (doubles.X86NoBackfill, "ABI-STACK", "holes.yaml::backfill_and_a_hole@prog=fentry"),
     (doubles.X86PackedFromRegisters, "TRAMP-CTX", f"holes.yaml::{PACKED}"),
     (doubles.X86R9FromStack, "TRAMP-ARG", "holes.yaml::int128_on_the_stack@prog=fentry"),

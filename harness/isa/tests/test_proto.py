@@ -337,3 +337,18 @@ def test_any_text_is_read_or_refused_at_a_column(seed: int) -> None:
             columns.append((error.column, text))
     assert [text for column, text in columns if not 0 <= column <= len(text)] == []
     assert read
+
+
+DOUBLED = "typedef int t0; " + "".join(f"typedef struct {{t{n} a; t{n} b;}} t{n + 1}; " for n in range(40))
+LARGE = {
+    "void f(int " + "*" * 1000 + "p)": "pointers to pointers more than 64 deep",
+    "typedef int " + "*" * 60 + "P; void f(P " + "*" * 10 + "p)": "pointers to pointers more than 64 deep",
+    "void f(struct s {" + "".join(f"int a{n};" for n in range(4097)) + "} s)": "struct s has more than 4096 members",
+    DOUBLED + "void f(t40 a)": "struct has more than 4096 members, those of its members among them",
+}
+
+
+@pytest.mark.parametrize("text", LARGE, ids=["stars", "typedefs", "members", "doubled"])
+def test_what_is_too_large_is_refused_at_once(text: str) -> None:
+    with pytest.raises(ProtoError, match=LARGE[text]):
+        parse_proto(text)
