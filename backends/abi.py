@@ -89,7 +89,7 @@ class Placed:
 class Layout:
     """Where a call's arguments are, anonymous ones last, and its result.
 
-    `result` is None for void. `stack_bytes` reach from the first stacked argument to the end of the last; the address of the
+    `begin` is what rules did before the first argument. `result` is None for void. `stack_bytes` reach from the first stacked argument to the end of the last; the address of the
     first is a multiple of `stack_align`. `vector_args` is what AL of a variadic call on x86-64 says at least, None for other calls.
     """
 
@@ -98,6 +98,7 @@ class Layout:
     stack_bytes: int
     stack_align: int
     vector_args: int | None = None
+    begin: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

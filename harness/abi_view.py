@@ -203,6 +203,9 @@ def _row_text(row: Row) -> str:
 def _rules(view: View) -> Iterator[str]:
     everything = [*view.layout.args, *([view.layout.result] if view.layout.result else [])]
     width = max((len(step.rule) for placed in everything for step in placed.steps), default=0)
+    if view.layout.begin:
+        yield "before the first argument"
+        yield from (f"  {step.rule:<{width}}  {step.text}" for step in view.layout.begin)
     for placed in everything:
         yield f"{placed.name}: {type_text(placed.type)}, {placed.size} byte{'s' * (placed.size != 1)} aligned to {placed.align}"
         for step in placed.steps:

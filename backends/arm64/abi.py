@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from backends.abi import EIGHTBYTE, Abi, Arg, InReg, Layout, OnStack, Piece, Placed, vector_of
+from backends.abi import EIGHTBYTE, Abi, Arg, InReg, Layout, OnStack, Piece, Placed, Step, vector_of
 from harness.isa.ctypes import (
     ARM64,
     CArray,
@@ -117,8 +117,11 @@ class Marshalling:
     """
 
     def __init__(self) -> None:
-        """Stage A. A.1, A.2, A.4: `nsaa` counts from SP."""
+        """Stage A. `nsaa` counts from SP. A.3 is about scalable types."""
         self.ngrn, self.nsrn, self.nsaa = 0, 0, 0
+        self.begin = (
+            Step("A.1", f"NGRN = {self.ngrn}"), Step("A.2", f"NSRN = {self.nsrn}"), Step("A.4", f"NSAA = sp+{self.nsaa}"),
+        )  # fmt: skip
         self.stack_align = ABI.stack_align
         self.rules: tuple[tuple[str, Callable[[Arg], Pieces | None]], ...] = (
             ("C.1", self.c1), ("C.2", self.c2), ("C.3", self.c3), ("C.4", self.c4), ("C.5", self.c5), ("C.6", self.c6),
@@ -311,7 +314,7 @@ def layout(proto: Proto, rules: type[Marshalling] = Marshalling) -> Layout:
     """Where the arguments of `proto` are at the call, and its result at the return. Raises LayoutError."""
     state = rules()
     args = (*map(state.place, proto.params), *map(state.place_anonymous, proto.anonymous))
-    return Layout(args, result(proto.result, rules), state.nsaa, state.stack_align)
+    return Layout(args, result(proto.result, rules), state.nsaa, state.stack_align, begin=state.begin)
 
 
 def result(ctype: CType, rules: type[Marshalling] = Marshalling) -> Placed | None:

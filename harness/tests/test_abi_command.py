@@ -53,6 +53,10 @@ Each row is a register or 8 bytes of stack, its lowest byte to the right; number
   [sp+32]    | 7  6  5  4  3  2  1  0| h, bytes 0 to 7 of 16
   [sp+40]    |15 14 13 12 11 10  9  8| h, bytes 8 to 15 of 16
 
+before the first argument
+  A.1     NGRN = 0
+  A.2     NSRN = 0
+  A.4     NSAA = sp+0
 a: int, 4 bytes aligned to 4
   C.9     NGRN 0 + 1 <= 8: x0; NGRN 0 -> 1
 b: struct {long x; long y;}, 16 bytes aligned to 8
