@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from backends.arm64 import trampoline as arm64
-from backends.trampoline import Kind, Maker, Mode, Plan, Planner, RefusedError
+from backends.trampoline import PAGE_BYTES, Kind, Maker, Mode, Plan, Planner, RefusedError
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, places
+from backends.trampoline_plan import E2BIG
 from backends.x86_64 import trampoline as x86_64
 
 PLANS: Final[Mapping[str, Planner]] = {"arm64": arm64.plan, "x86_64": x86_64.plan}
@@ -15,9 +16,7 @@ MAKERS: Final[Mapping[str, type[Maker]]] = {"arm64": arm64.Arm64Trampoline, "x86
 
 # Linux 7.2.13, measured: what runs in one trampoline, a session on both sides. include/linux/bpf.h, BPF_MAX_TRAMP_LINKS. TR-54
 MOST_RUNS: Final = {"arm64": 37, "x86_64": 36}
-PAGE_BYTES: Final = 4096
 _FEW: Final = 25  # runs that always fit
-E2BIG: Final = 7
 
 
 def linux_plan(arch: str, call: Scenario) -> Plan:
@@ -25,15 +24,14 @@ def linux_plan(arch: str, call: Scenario) -> Plan:
     kinds = [step.kind for step in call.steps]
 
     def planned(count: int) -> Plan:
-        return PLANS[arch](call.proto, kinds[:count], Mode.LINUX, call.target, tail_call=call.tail_call)
+        plan = PLANS[arch](call.proto, kinds[:count], Mode.LINUX, call.target, tail_call=call.tail_call)
+        _check_room(arch, plan, call, count)
+        return plan
 
     if _runs(kinds) > _FEW:
         for count in range(1, len(kinds)):
-            _check_room(arch, planned(count), call, count)
-    plan = planned(len(kinds))
-    if _runs(kinds) > _FEW:
-        _check_room(arch, plan, call, len(kinds))
-    return plan
+            planned(count)
+    return planned(len(kinds))
 
 
 def _runs(kinds: Sequence[Kind]) -> int:
@@ -41,7 +39,10 @@ def _runs(kinds: Sequence[Kind]) -> int:
 
 
 def _check_room(arch: str, plan: Plan, call: Scenario, count: int) -> None:
-    if _runs([step.kind for step in call.steps[:count]]) <= MOST_RUNS[arch]:
+    runs = _runs([step.kind for step in call.steps[:count]])
+    if runs <= _FEW:
+        return
+    if runs <= MOST_RUNS[arch]:
         attached = replace(call.attached, programs=call.attached.programs[:count])
         if MAKERS[arch]().page_bytes(plan, attached) <= PAGE_BYTES:
             return

@@ -15,6 +15,7 @@ from harness.isa.ctypes import (
 )  # fmt: skip
 from harness.isa.proto import Proto
 
+PAGE_BYTES: Final = 4096  # what a trampoline has at most. TR-54
 MAX_ARGS: Final = 12  # Linux include/linux/bpf.h, MAX_BPF_FUNC_ARGS; of slots too
 
 

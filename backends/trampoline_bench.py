@@ -28,13 +28,6 @@ _BEHIND: Final = 0xB7  # what BPF code has above a narrow value
 _UNTOUCHED: Final = 0xE7  # what is noted where nothing was
 # What a kernel is built for: GCC leaves CONFIG_ARM64_BTI_KERNEL out.
 _LANDING: Final = {"arm64": b"", "x86_64": bytes.fromhex("f30f1efa")}
-# In the order in which a C function's code takes them from its record.
-_RESULTS: Final = {"arm64": ("x0", "x1"), "x86_64": ("rax", "rdx")}
-_NOTED: Final = {
-    "arm64": tuple(f"x{n}" for n in range(9)),
-    "x86_64": ("rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax"),
-}
-RECORDS_BYTES: Final = 0x1_0000
 _VECTORS: Final = {"arm64": "v", "x86_64": "xmm"}
 MOST_INSNS: Final = 100_000
 _LEAVES: Final = ("bl", "blr", "br", "ret", "call")  # what may be followed by the insn that a callee returns to
@@ -150,7 +143,7 @@ class TrampolineBench:
         self.arch = arch
         self.abi = ARCHES[arch][0]
         self.cpu = emu.Emulator(arch)
-        self.cpu.map_data(trampoline_code.RECORDS, RECORDS_BYTES)
+        self.cpu.map_data(trampoline_code.RECORDS, trampoline_code.RECORDS_BYTES)
         self._kept = [*self.abi.callee_saved, *PLATFORM_REG[arch]]
         self.names = [self.abi.sp, *self._kept, *self.abi.caller_saved]
         self.regs = self.cpu.regs(self.names)
@@ -179,7 +172,8 @@ class TrampolineBench:
         self.cpu.map_values(())
         self._load(code)
         self.cpu.write(emu.STACK_BASE, bytes([_FILL]) * emu.STACK_BYTES)
-        self.cpu.write(trampoline_code.RECORDS, bytes([_UNTOUCHED]) * RECORDS_BYTES)
+        records = (1 + len(scenario.steps)) * trampoline_code.RECORD_BYTES
+        self.cpu.write(trampoline_code.RECORDS, bytes([_UNTOUCHED]) * records)
         self.set_up()
         called = scenario.target is Target.STRUCT_OPS
         if called and not code.startswith(_LANDING[self.arch]):
@@ -282,14 +276,18 @@ class TrampolineBench:
                     mask = (1 << 8 * len(part)) - 1
                     values[piece.where.reg] = low | values[piece.where.reg] & ~mask
         self.cpu.write(sp, bytes(area))
-        if self.arch == "arm64":
-            values["x30"] = emu.STOP
-        else:
-            self.cpu.write(sp - 8, emu.STOP.to_bytes(8, "little"))
+        self.to_stop(values)
         self.called(values)
         self._write_result()
         self.regs.write([values[name] for name in self.names])
         self._vectors.write(map(bytes, vectors.values()))
+
+    def to_stop(self, values: dict[str, int]) -> None:
+        """What is entered with these registers returns to where the run ends."""
+        if self.abi.return_address_bytes:
+            self.cpu.write(values[self.abi.sp], emu.STOP.to_bytes(EIGHTBYTE, "little"))
+        else:
+            values["x30"] = emu.STOP
 
     def called(self, values: dict[str, int]) -> None:
         """The traced function, or the member, is entered: what has to be the same when it returns."""
@@ -306,7 +304,7 @@ class TrampolineBench:
         placed = self.truth.result
         pieces = placed.pieces if placed is not None and not placed.by_reference else ()
         of_reg = {piece.where.reg: piece.at for piece in pieces if isinstance(piece.where, InReg)}
-        words = [self._register(of_reg.get(reg, len(self.given))) for reg in _RESULTS[self.arch]]
+        words = [self._register(of_reg.get(reg, len(self.given))) for reg in trampoline_code.RESULTS[self.arch]]
         at = trampoline_code.record_of(-1) + EIGHTBYTE * trampoline_code.RESULT
         self.cpu.write(at, b"".join(words))
 
@@ -383,7 +381,7 @@ class TrampolineBench:
         back = done.sp + self.abi.return_address_bytes
         if values[self.abi.sp] != back:
             self.report("ABI-SAVED", f"{done.who} returns with SP {values[self.abi.sp]:#x}, not {back:#x}")
-        results = _RESULTS[self.arch] if done.number is None else (self.abi.result,)
+        results = trampoline_code.RESULTS[self.arch] if done.number is None else (self.abi.result,)
         if done.number is not None and self.scenario.steps[done.number].prog is not None:
             self._returns[done.number] = values[self.abi.result]
         self.cpu.write(back, b"\xd7" * done.incoming)  # its own arguments' memory was its own
@@ -581,7 +579,9 @@ class TrampolineBench:
                 at += len(wanted)
             return
         stack = record[EIGHTBYTE * trampoline_code.STACK :]
-        regs = {reg: record[EIGHTBYTE * index :][:EIGHTBYTE] for index, reg in enumerate(_NOTED[self.arch])}
+        regs = {
+            reg: record[EIGHTBYTE * index :][:EIGHTBYTE] for index, reg in enumerate(trampoline_code.NOTED[self.arch])
+        }
         size = emu.WideRegFile.BYTES
         vectors = record[EIGHTBYTE * trampoline_code.VECTORS :]
         regs |= {reg: vectors[size * index :][:size] for index, reg in enumerate(self._vector_names)}

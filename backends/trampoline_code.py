@@ -28,9 +28,6 @@ TRAMPOLINE_AT: Final = emu.CODE_BASE + 0x1000  # the traced function lies at the
 _PROGRAMS_AT: Final = emu.CODE_BASE + 0x3000
 PROGRAM_BYTES: Final = 0x2000
 _WORD: Final = 8
-_ENDBR, _NOP5 = bytes.fromhex("f30f1efa"), bytes.fromhex("0f1f440000")  # Intel SDM, "ENDBR64", "NOP"
-_MOV_X9_X30, _NOP, _BL = 0xAA1E_03E9, 0xD503_201F, 0x9400_0000  # Arm ARM, "MOV", "NOP", "BL"
-_X86_CALL, _X86_JMP = 0xE8, 0xE9  # Intel SDM, "CALL", "JMP"
 _STR_Q: Final = 0x3D80_0000  # Arm ARM, "STR (immediate, SIMD&FP)", 128 bits, unsigned offset
 _MOVUPS_R11: Final = bytes.fromhex("410f11")  # Intel SDM, "MOVUPS", to [r11 + disp32]
 
@@ -43,6 +40,13 @@ NEW_COOKIE: Final = 0xC00C_1E00  # plus the program's number: what it leaves in 
 # Of a C function: registers, then what it has to give back, then its stack arguments, then vector registers of two words each.
 REGISTERS, RESULT, STACK, VECTORS = 0, 10, 16, 96
 VECTOR_REGISTERS: Final = 8
+RECORDS_BYTES: Final = 0x1_0000  # of the function and all programs
+# What a C function notes of general registers, and those that it gives back, in the order of its record.
+NOTED: Final = {
+    "arm64": tuple(f"x{n}" for n in range(9)),
+    "x86_64": ("rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax"),
+}
+RESULTS: Final = {"arm64": ("x0", "x1"), "x86_64": ("rax", "rdx")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,14 @@ def entry(arch: str, target: Target, *, jumps: bool) -> bytes:
     if target is Target.STRUCT_OPS:
         return b""
     if arch == "arm64":
-        return struct.pack("<II", _MOV_X9_X30, _BL | (TRAMPOLINE_AT - (emu.CODE_BASE + 4)) >> 2)
-    pad = _ENDBR if target is Target.BPF else b""
+        return _words(a64.mov_rr[64](9, 30), a64.bl_i(TRAMPOLINE_AT - (emu.CODE_BASE + 4)))
+    pad = x86.endbr64() if target is Target.BPF else b""
     distance = TRAMPOLINE_AT - (emu.CODE_BASE + len(pad) + 5)
-    return pad + struct.pack("<BI", _X86_JMP if jumps else _X86_CALL, distance)
+    return pad + (x86.jmp_near if jumps else x86.call_near)(distance)
+
+
+def _words(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
 
 
 # --- programs and functions in BPF
@@ -192,7 +200,7 @@ def bpf_function(wanted: BpfFunction) -> Code:
     before = _compiled(wanted.arch, sources, facts, 0).symbols[1].offset
     image = _compiled(wanted.arch, sources, facts, emu.CODE_BASE - before)
     raw, patched = image.code[before:], entry(wanted.arch, Target.BPF, jumps=wanted.jumps)
-    unpatched = struct.pack("<II", _MOV_X9_X30, _NOP) if wanted.arch == "arm64" else _ENDBR + _NOP5
+    unpatched = _words(a64.mov_rr[64](9, 30), a64.nop()) if wanted.arch == "arm64" else x86.endbr64() + x86.NOPS[5]
     assert raw.startswith(unpatched), raw[: len(unpatched)].hex()
     return code_at(wanted.arch, emu.CODE_BASE, patched + raw[len(patched) :])
 
@@ -227,15 +235,15 @@ def _arm64_function(stack_words: int, *, destroys: bool) -> bytes:
     words += [a64.mov_rr[64](reg, record) for reg in (*range(2, 16), 17, 19, 20)]
     words += [a64.ldr_rm(1, record, _WORD * (RESULT + 1)), a64.ldr_rm(0, record, _WORD * RESULT)]
     words += [a64.ldr_rm(19, sp, 16), a64.ldr_rm(20, sp, 24), a64.ldp_pop(fp, link, sp, 32), a64.ret_r(link)]
-    return b"".join(word.to_bytes(4, "little") for word in words)
+    return _words(*words)
 
 
 def _x86_64_function(stack_words: int, *, destroys: bool) -> bytes:
     record = Gpr.R11
     code = x86.push_r(Gpr.RBP) + x86_64.mov(Gpr.RBP, Gpr.RSP) + x86.push_r(Gpr.RBX) + x86.push_r(Gpr.R12)
     code += x86_64.mov_const(record, record_of(-1))
-    for index, reg in enumerate((Gpr.RDI, Gpr.RSI, Gpr.RDX, Gpr.RCX, Gpr.R8, Gpr.R9, Gpr.RAX)):
-        code += x86.mov_m64r(Mem(record, _WORD * (REGISTERS + index)), reg)
+    for index, name in enumerate(NOTED["x86_64"]):
+        code += x86.mov_m64r(Mem(record, _WORD * (REGISTERS + index)), Gpr[name.upper()])
     for number in range(VECTOR_REGISTERS):
         code += _MOVUPS_R11 + struct.pack("<Bi", 0x83 | number << 3, _WORD * (VECTORS + 2 * number))
     for index in range(stack_words):

@@ -23,9 +23,10 @@ from harness.isa.ctypes import (
     size_of,
 )  # fmt: skip
 from harness.isa.proto import Proto
+from harness.isa.slots import kind_word as of_bpf
 
 MAX_ARG_BYTES: Final = 16
-EINVAL, EOPNOTSUPP, ENOTSUPP = 22, 95, 524
+E2BIG, EINVAL, EOPNOTSUPP, ENOTSUPP = 7, 22, 95, 524
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,8 @@ def _check_member(proto: Proto, mode: Mode, model: DataModel, rules: "Placement"
 def kind_word(ctype: CType) -> str:
     """A type's kind as BTF names it."""
     match ctype:
-        case CStruct():
-            return "UNION" if ctype.union else "STRUCT"
-        case CInt():
-            return "INT"
-        case CPtr():
-            return "PTR"
+        case CStruct() | CInt() | CPtr():
+            return of_bpf(ctype)
         case _:
             return {"CFloat": "FLOAT", "CArray": "ARRAY", "CVoid": "VOID"}.get(type(ctype).__name__, "UNKNOWN")
 

@@ -12,7 +12,7 @@ from harness.expect import Expect, ExpectedCall, build_expect, entries_of, hex_b
 from harness.isa.asm import Assembled, Source, assemble
 from harness.isa.insn import Prog, joined
 from harness.isa.maps import Map, MapError, check
-from harness.isa.proto import Proto, ProtoError, parse_bpf_proto, parse_proto
+from harness.isa.proto import Proto, ProtoError, parse_bpf_proto
 from harness.isa.tokens import AsmError
 from harness.isa.traced import KINDS, TracedCtx
 from harness.params import Budget, Notes, Variant, variants
@@ -278,16 +278,14 @@ class _Builder:
             return None
         if "kfuncs" in self.data:
             self.notes.at(("kfuncs",), f"no kfuncs are there for {kind}", key=True)
-        arrays = [name for name, map_ in self.data.get("maps", {}).items() if map_["type"] == "prog_array"]
-        for name in arrays:
-            self.notes.at(("maps", name), f"no prog arrays are there for {kind}", key=True)
+        for name, map_ in self.data.get("maps", {}).items():
+            if map_["type"] == "prog_array":
+                self.notes.at(("maps", name), f"no prog arrays are there for {kind}", key=True)
         from backends.trampoline import Mode  # most cases do without
-        from harness.traced import why_untraced
+        from harness.traced import read_proto, why_untraced
 
-        try:
-            proto = parse_proto(text)
-        except ProtoError as error:
-            self.notes.within(("func",), 0, error.column, error.message)
+        proto = read_proto(self.notes, ("func",), text)
+        if proto is None:
             return None
         if (why := why_untraced(proto, kind, (Mode.FULL, Mode.LINUX))) is not None:
             self.notes.at(("func",), f"func: no {kind} program traces it: {why}")

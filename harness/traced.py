@@ -65,10 +65,8 @@ class TracedCase:
 def build_traced(notes: Notes, data: Mapping[str, Any], texts: "Sequence[OwnText | None]") -> TracedCase | None:
     """The call; what is wrong is noted, and then there is none. `texts` are programs of the case's own, by attachment."""
     part, expect = data["trampoline"], data["expect"]
-    try:
-        proto = parse_proto(part["func"])
-    except ProtoError as error:
-        notes.within(("trampoline", "func"), 0, error.column, error.message)
+    proto = read_proto(notes, ("trampoline", "func"), part["func"])
+    if proto is None:
         return None
     reader = _Values(notes)
     values = part.get("args", [])
@@ -104,6 +102,15 @@ def build_traced(notes: Notes, data: Mapping[str, Any], texts: "Sequence[OwnText
         arch: tuple([found] if isinstance(found, str) else found) for arch, found in expect.get("linux", {}).items()
     }
     return None if notes.errors else TracedCase(part["func"], call, places, linux)
+
+
+def read_proto(notes: Notes, path: Path, text: str) -> Proto | None:
+    """A C prototype; what is wrong with it is noted."""
+    try:
+        return parse_proto(text)
+    except ProtoError as error:
+        notes.within(path, 0, error.column, error.message)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -487,8 +487,9 @@ class Verifier:
             if isinstance(ctype, CInt) and not isinstance(reg, Scalar):
                 raise Refusal("global-args", f"R{index + 1} is not a scalar\n{bad}", rules.EINVAL)
             if isinstance(ctype, CPtr) and ctype.ctx and reg != CtxPtr(0, traced=self._prog.traced):
-                text = f"{bad}" if isinstance(reg, CtxPtr) else f"R{index + 1} expects pointer to ctx\n{bad}"
-                raise Refusal("global-args", text, rules.EACCES if isinstance(reg, CtxPtr) else rules.EINVAL)
+                if isinstance(reg, CtxPtr):
+                    raise Refusal("global-args", bad, rules.EACCES)
+                raise Refusal("global-args", f"R{index + 1} expects pointer to ctx\n{bad}", rules.EINVAL)
             if isinstance(ctype, CPtr) and not ctype.ctx and (not isinstance(reg, Pointer) or is_traced_ctx(reg)):
                 raise Refusal("global-args", f"R{index + 1} invalid pointer\n{bad}", rules.EINVAL)
 

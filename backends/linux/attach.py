@@ -18,7 +18,7 @@ from backends.linux.syscalls import Address, Buf, Give, Kernel, ResultOf, Syscal
 from backends.linux.tools import CompileError
 from backends.linux.tracedprog import load
 from backends.linux.tracemod import build, why_untold
-from backends.trampoline import HOOKS, Kind, RefusedError, Target
+from backends.trampoline import HOOKS, PAGE_BYTES, Kind, RefusedError, Target
 from harness.isa import btf
 from harness.isa.ctypes import CInt
 from harness.isa.proto import Proto
@@ -26,7 +26,6 @@ from harness.isa.proto import Proto
 # What is attached at a time, so that descriptors do not run out: requests, and programs of them.
 MAX_AT_ONCE: Final = 192
 MAX_PROGRAMS: Final = 512
-IMAGE_BYTES: Final = 4096  # a trampoline has a page at most
 GET_FUNC_IP: Final = 173  # include/uapi/linux/bpf.h, enum bpf_func_id
 NAME: Final = "callconv_traced"
 _CALL, _MOV, _MOV_R0, _EXIT = 0x85, 0xBF, 0xB7, 0x95  # RFC 9669
@@ -129,7 +128,7 @@ class Attacher:
             if why := why_untold(proto):
                 raise UnavailableError(why)
             try:
-                goal = self._in_module([request := Request(proto, ())], [])[request]
+                (goal,) = self._in_module([Request(proto, ())], []).values()
             except (ModuleError, CompileError, OSError) as error:
                 raise UnavailableError(f"no function can be had to trace: {error}") from error
             self._targets[proto] = AttachTo(goal.fd, goal.btf_id, goal.name)
@@ -190,7 +189,7 @@ class Attacher:
         if address is None:
             raise ModuleError(f"expected a trampoline for {request.proto}, found none in /proc/kallsyms")
         arch = self._kernel.arch
-        code = whole_image(arch, self._memory(address, IMAGE_BYTES), request.target)
+        code = whole_image(arch, self._memory(address, PAGE_BYTES), request.target)
         function, body = goal.function, goal.body
         if request.target is Target.KERNEL:
             function = symbols[goal.name]

@@ -53,7 +53,7 @@ def has_half(compiler: Compiler) -> bool:
 
 
 @cache
-def _machine(arch: str) -> Machine:
+def machine_of(arch: str) -> Machine:
     """One CPU for each architecture and process."""
     return Machine(_MODULES[arch].ABI)
 
@@ -67,7 +67,7 @@ def judge(compiler: Compiler, prototypes: Sequence[Generated]) -> Judged:
 def _findings(compiler: Compiler, prototypes: Sequence[Generated]) -> list[Finding]:
     if not prototypes:
         return []
-    machine = _machine(compiler.arch)
+    machine = machine_of(compiler.arch)
     try:
         compiled = compiler.compile(source(compiler.arch, machine.abi.model, prototypes))
     except CompilerError as error:

@@ -84,7 +84,12 @@ def mask_of(ctype: CType, model: DataModel) -> int:
 
 def value_of(ctype: CType, model: DataModel, rng: random.Random) -> bytes:
     """Random bytes, with 0 or 1 where a bool is."""
-    data = bytearray(rng.randbytes(size_of(ctype, model)))
+    return with_bools(ctype, model, rng.randbytes(size_of(ctype, model)))
+
+
+def with_bools(ctype: CType, model: DataModel, raw: bytes) -> bytes:
+    """The bytes of an object, 0 or 1 in each bool, which C has no other value for."""
+    data = bytearray(raw)
     for leaf in leaves(ctype, model):
         if leaf.type == CInt("bool", 1, False) and not leaf.is_bits:
             data[leaf.at_bit // 8] &= 1

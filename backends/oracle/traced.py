@@ -11,22 +11,20 @@ from typing import Final
 from backends import emulator as emu
 from backends import trampoline_code
 from backends.abi import Placed
-from backends.abis import ARCHES
 from backends.arm64 import encode as a64
-from backends.decode import Native
 from backends.oracle.compilers import Compiler, CompilerError
 from backends.oracle.generate import Generated
-from backends.oracle.machine import Machine, mask_of
+from backends.oracle.judge import machine_of
+from backends.oracle.machine import mask_of, with_bools
 from backends.oracle.source import PLACE, RESULT, SEEN, SEEN_RESULT, VALUES, pairs
 from backends.trampoline_bench import Outcome, Scenario, TrampolineBench, layout_of, return_sites
 from backends.trampoline_code import Code, code_at
 from backends.x86_64 import encode as x86
-from harness.isa.ctypes import ARM64, CInt, CType, CVoid, Param, bare, leaves, type_text
+from harness.isa.ctypes import ARM64, CType, CVoid, Param, bare, type_text
 
 COMPILED_AT: Final = emu.CODE_BASE + 0x8_0000  # behind the programs; a page's start
 # As kernels are compiled, where an interrupt uses what is below SP.
 _FLAGS: Final = {"arm64": (), "x86_64": ("-mno-red-zone",)}
-_BOOL: Final = CInt("bool", 1, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +50,10 @@ def generated(seed: int, call: Scenario) -> Generated:
 
 
 def with_c_values(call: Scenario) -> Scenario:
-    """The call with 0 or 1 in each bool, which C has no other value for."""
+    """The call as C can make it."""
     types = [param.type for param in call.proto.params]
-    args = tuple(_c_value(ctype, raw) for ctype, raw in zip(types, call.args, strict=True))
-    return replace(call, args=args, result=_c_value(call.proto.result, call.result) if call.result else b"")
-
-
-def _c_value(ctype: CType, raw: bytes) -> bytes:
-    data = bytearray(raw)
-    for leaf in leaves(ctype, ARM64):
-        if leaf.type == _BOOL and not leaf.is_bits:
-            data[leaf.at_bit // 8] &= 1
-    return bytes(data)
+    args = tuple(with_bools(ctype, ARM64, raw) for ctype, raw in zip(types, call.args, strict=True))
+    return replace(call, args=args, result=with_bools(call.proto.result, ARM64, call.result) if call.result else b"")
 
 
 def _is_value(ctype: CType) -> bool:
@@ -77,7 +67,7 @@ def compiled(compiler: Compiler, calls: Mapping[int, Scenario]) -> dict[int, Pai
     """
     source = pairs(compiler.arch, [generated(seed, call) for seed, call in calls.items()])
     made = compiler.compile(source, _FLAGS[compiler.arch])
-    machine = Machine(ARCHES[compiler.arch][0])
+    machine = machine_of(compiler.arch)
     machine.load(made.image)
     found: dict[int, Pair] = {}
     for seed, call in calls.items():
@@ -99,6 +89,10 @@ class CompiledBench(TrampolineBench):
     def judge(self, scenario: Scenario, code: bytes, pair: Pair) -> Outcome:
         """As `run`, with a compiled caller and function."""
         self.pair = pair
+        self._callee, self._caller = (
+            code_at(self.arch, COMPILED_AT + part.start, pair.image[part.start : part.stop]).insns
+            for part in (pair.callee, pair.caller)
+        )
         self._back = -1
         self._was_back = False
         return self.run(scenario, code)
@@ -112,10 +106,7 @@ class CompiledBench(TrampolineBench):
         distance = COMPILED_AT + self.pair.callee.start - body
         jump = a64.b_i(distance).to_bytes(4, "little") if self.arch == "arm64" else x86.jmp_near(distance - 5)
         yield code_at(self.arch, emu.CODE_BASE, patched + jump)
-        yield Code(COMPILED_AT, self.pair.image, {**self._decoded(self.pair.callee), **self._decoded(self.pair.caller)})
-
-    def _decoded(self, part: range) -> Mapping[int, Native]:
-        return code_at(self.arch, COMPILED_AT + part.start, self.pair.image[part.start : part.stop]).insns
+        yield Code(COMPILED_AT, self.pair.image, {**self._callee, **self._caller})
 
     def entry(self) -> int:
         """The compiled caller's."""
@@ -123,7 +114,7 @@ class CompiledBench(TrampolineBench):
 
     def watched(self) -> Iterable[int]:
         """The call, and where it comes back to."""
-        return {emu.CODE_BASE, *return_sites(self._decoded(self.pair.caller))}
+        return {emu.CODE_BASE, *return_sites(self._caller)}
 
     # --- the caller
 
@@ -132,10 +123,7 @@ class CompiledBench(TrampolineBench):
         values = {name: 0xC0DE_0000_0000 + number for number, name in enumerate(self.names)}
         values[self.abi.int_args[0]] = emu.CODE_BASE
         values[self.abi.sp] = emu.STACK_TOP - 0x400 - self.abi.return_address_bytes
-        if self.arch == "arm64":
-            values["x30"] = emu.STOP
-        else:
-            self.cpu.write(values[self.abi.sp], emu.STOP.to_bytes(8, "little"))
+        self.to_stop(values)
         self._began = values
         self.cpu.write(VALUES, b"".join(raw.ljust(PLACE, b"\0") for raw in self.args))
         self.cpu.write(RESULT, self.given)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.isa.ctypes import X86_64, CInt, CPtr, CStruct, CType, CVoid, bare, rounded_up, size_of, type_text
+from harness.isa.opcodes import MAX_ARGS
 from harness.isa.proto import Proto
+from harness.isa.slots import SLOT_BYTES, kind_word
 
 KINDS: Final = ("fentry", "fexit", "fmod_ret", "fsession")
-WORD: Final = 8
-MAX_WORDS: Final = 12  # MAX_BPF_FUNC_ARGS
 _SMALL: Final = 8  # bytes of an integer that is read as one
 
 
@@ -25,7 +25,7 @@ class TracedCtx:
     @property
     def size(self) -> int:
         """Bytes of the arguments, and of the result where it is there."""
-        return WORD * (self._words() + self.has_result)
+        return SLOT_BYTES * (self._words() + self.has_result)
 
     @property
     def holds(self) -> str:
@@ -45,10 +45,10 @@ class TracedCtx:
     def refusal(self, at: int, size: int, *, is_write: bool) -> str | None:
         """Linux's words where an access is not allowed."""
         words = f"invalid bpf_context access off={at} size={size}"
-        if is_write or not 0 <= at < WORD * MAX_WORDS or at % size:
+        if is_write or not 0 <= at < SLOT_BYTES * MAX_ARGS or at % size:
             return words
-        if at % WORD:
-            return f"func '{self.proto.name}' offset {at} is not multiple of {WORD}\n{words}"
+        if at % SLOT_BYTES:
+            return f"func '{self.proto.name}' offset {at} is not multiple of {SLOT_BYTES}\n{words}"
         index = self._index(at)
         if index > len(self.proto.params) or (index == len(self.proto.params) and not self.has_result):
             return f"func '{self.proto.name}' doesn't have {index + 1}-th argument\n{words}"
@@ -56,7 +56,7 @@ class TracedCtx:
         return why and f"{why}\n{words}"
 
     def _words(self) -> int:
-        return sum(_bytes(param.type) for param in self.proto.params) // WORD
+        return sum(_bytes(param.type) for param in self.proto.params) // SLOT_BYTES
 
     def _index(self, at: int) -> int:
         """Of the parameter; the result comes after the last one, and what is nothing after that."""
@@ -72,30 +72,19 @@ class TracedCtx:
         is_result = index == len(self.proto.params)
         ctype = bare(self.proto.result if is_result else self.proto.params[index].type)
         if is_result and self.kind == "fmod_ret" and not _is_small(ctype):
-            return f"ret type {_kind(ctype)} not allowed for fmod_ret"
+            return f"ret type {kind_word(ctype)} not allowed for fmod_ret"
         if _is_small(ctype) or isinstance(ctype, CStruct):
             return None
         if not isinstance(ctype, CPtr):
-            text = f"arg{index} '{type_text(ctype)}' has type {_kind(ctype)}. Only pointer access is allowed"
+            text = f"arg{index} '{type_text(ctype)}' has type {kind_word(ctype)}. Only pointer access is allowed"
             return f"func '{self.proto.name}' {text}"
-        return None if size == WORD else f"func '{self.proto.name}' size {size} must be {WORD}"
+        return None if size == SLOT_BYTES else f"func '{self.proto.name}' size {size} must be {SLOT_BYTES}"
 
 
 def _bytes(ctype: CType) -> int:
     """Of its words."""
-    return rounded_up(size_of(ctype, X86_64), WORD)
+    return rounded_up(size_of(ctype, X86_64), SLOT_BYTES)
 
 
 def _is_small(ctype: CType) -> bool:
     return isinstance(ctype, CInt) and ctype.size <= _SMALL
-
-
-def _kind(ctype: CType) -> str:
-    """As BTF names it."""
-    match ctype:
-        case CPtr():
-            return "PTR"
-        case CStruct():
-            return ctype.keyword.upper()
-        case _:
-            return "INT"
